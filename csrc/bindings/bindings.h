@@ -1,0 +1,7 @@
+// One function per file of this folder, called by module.cpp.
+
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+void bind_tree(pybind11::module_& module);

@@ -1,0 +1,6 @@
+#include "bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Compiled core of svip_search.";
+  bind_tree(module);
+}

@@ -1,0 +1,53 @@
+"""Build of the compiled core and the mapping of kernels/; everything else is in pyproject.toml."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+
+class BuildCore(build_ext):
+    """Drives CMake over csrc/ and places the module _core in svip_search/."""
+
+    def build_extension(self, ext: Extension) -> None:
+        """Configure, build, and copy the one module to where setuptools expects it."""
+        import pybind11
+
+        source = Path(__file__).resolve().parent / "csrc"
+        work = Path(self.build_temp).resolve() / "csrc"
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        work.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A folder configured for another interpreter or an isolated build that is gone cannot be reused.
+        (work / "CMakeCache.txt").unlink(missing_ok=True)
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", "2")
+        configure = [
+            *("cmake", "-S", str(source), "-B", str(work)),
+            f"-DCMAKE_BUILD_TYPE={'Debug' if self.debug else 'Release'}",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={work}/module",
+            f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY_RELEASE={work}/module",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ]
+        if "CMAKE_GENERATOR" not in os.environ and shutil.which("ninja"):
+            configure += ["-G", "Ninja"]
+        subprocess.run(configure, check=True)
+        build = ["cmake", "--build", str(work), "--config", "Release", "--target", "_core"]
+        subprocess.run([*build, "--parallel", jobs], check=True)
+        target.unlink(missing_ok=True)  # a process that has the old module loaded keeps it
+        shutil.copyfile(next((work / "module").glob("_core*")), target)
+
+
+# A top-level package of the name kernels would collide with other projects' kernels.
+kernels = {f"svip_search.{name}": name.replace(".", "/") for name in find_packages(include=["kernels*"])}
+
+setup(
+    packages=[*find_packages(include=["svip_search*"]), *kernels],
+    package_dir=kernels,
+    ext_modules=[Extension("svip_search._core", sources=[])],
+    cmdclass={"build_ext": BuildCore},
+)

@@ -1,0 +1,130 @@
+"""``svip-search solve``: one question about one picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from .._images import open_image
+from .._types import Question, Result
+from ._arguments import (
+    UsageError,
+    comma_list,
+    non_negative_float,
+    output_file,
+    output_file_or_stdout,
+    positive_float,
+    positive_int,
+)
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "solve",
+        help="solve one question about a picture",
+        description="Search for the answer to a question about a picture and show the solved tree. "
+        "Ctrl-C shows the best answer so far.",
+    )
+    parser.add_argument("image", metavar="IMAGE", help="picture: PNG, JPEG, WebP, GIF or BMP")
+    parser.add_argument("question", metavar="QUESTION", help="the question, in quotes")
+    parser.add_argument("--options", type=comma_list, default=[], metavar="A,B", help="admissible answers")
+    parser.add_argument("--answer", help="the true answer, to compare with; no model sees it")
+    add_search_flags(parser)
+    parser.add_argument("--strategy", default="mcts", help="how to search (default mcts)")
+    parser.add_argument("--temperature", type=non_negative_float, help="of the policy's sampling (default 1)")
+    budget = parser.add_argument_group("budget")
+    budget.add_argument("--budget-tokens", type=positive_int, metavar="N", help="policy and reward tokens")
+    budget.add_argument("--budget-seconds", type=positive_float, metavar="S", help="wall-clock time")
+    output = parser.add_argument_group("output")
+    output.add_argument("--html", type=output_file, metavar="FILE", help="write the tree as one HTML page")
+    output.add_argument(
+        "--json", type=output_file_or_stdout, metavar="FILE", default=argparse.SUPPRESS,
+        help="write the result as JSON; - prints it instead of the tree",
+    )  # fmt: skip
+    output.add_argument("--quiet", action="store_true", help="print the answer alone")
+    parser.set_defaults(run=run)
+
+
+def add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that ``solve`` and ``evaluate`` share."""
+    parser.add_argument(
+        "--n", type=positive_int, default=16, metavar="N", help="trajectories or iterations (16)"
+    )
+    parser.add_argument("--policy", default="puzzle-tiny", help="name, folder or hub id (puzzle-tiny)")
+    parser.add_argument("--reward", default="svip-tiny", help="name, folder or 'none' (svip-tiny)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (0)")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Solve, show and write the result; return the exit code."""
+    from ._show import answer_line, console, plain, result_json, show_result
+
+    result = _solved(arguments)
+    if arguments.html is not None:
+        from ..viewer import write_html
+
+        write_html(result, arguments.html)
+    text = json.dumps(result_json(result), indent=1) if "json" in arguments else ""
+    if text and arguments.json is not None:
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+    if text and arguments.json is None:
+        print(text)
+    elif arguments.quiet:
+        print(plain(result.answer) if result.answer is not None else answer_line(result).plain)
+    else:
+        show_result(result, console())
+    if result.stopped_by == "interrupted":
+        return 130
+    return 0 if result.answer is not None else 1
+
+
+def _solved(arguments: argparse.Namespace) -> Result:
+    """Check everything that is cheap to check, then load the models and search."""
+    from .._budget import Budget
+    from .._solve import solve
+    from ..strategies import STRATEGIES, make
+    from ._show import console
+
+    if arguments.strategy not in STRATEGIES:
+        names = ", ".join(STRATEGIES)
+        raise UsageError(f"argument --strategy: must be one of {names}; got {arguments.strategy!r}")
+    settings = {} if arguments.temperature is None else {"temperature": arguments.temperature}
+    strategy = make(arguments.strategy, n=arguments.n, **settings)
+    budget = Budget(tokens=arguments.budget_tokens, seconds=arguments.budget_seconds)
+    picture = open_image(arguments.image)
+    question = Question(arguments.question, [picture], arguments.options, arguments.answer)
+    err = console(stderr=True)
+    # A spinner where somebody is watching, nothing in a file or pipe.
+    with err.status("loading the models") if err.is_terminal and not arguments.quiet else _Silent() as status:
+        policy, reward = load_models(arguments.policy, arguments.reward, needs_reward=strategy.needs_reward)
+        status.update(f"searching with {arguments.strategy}")
+        return solve(question, policy, reward, strategy, budget, seed=arguments.seed)
+
+
+class _Silent:
+    """Stands in for a spinner."""
+
+    def __enter__(self) -> _Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, text: str) -> None:
+        """Say nothing."""
+
+
+def load_models(policy: str, reward: str, needs_reward: bool) -> tuple[Any, Any]:
+    """Return the policy and the reward model (None where it is 'none').
+
+    Raises:
+        UsageError: the reward model is 'none' although it is needed.
+    """
+    from ..models import zoo
+
+    if reward == "none" and needs_reward:
+        raise UsageError("argument --reward: this strategy needs a reward model; got 'none'")
+    return zoo.load_policy(policy), None if reward == "none" else zoo.load_reward(reward)

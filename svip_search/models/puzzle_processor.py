@@ -1,0 +1,102 @@
+"""Pictures and text to tensors for the embedded models: a word tokenizer and a 128-pixel eye."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    BatchFeature,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from .._images import open_image
+from .puzzle_vlm import PuzzleVLMConfig
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>")
+_WORD = r"\n|<image>|\d+|[^\W\d_]+|[^\w\s]"
+
+
+def make_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Return a word-level tokenizer: special tokens, the newline, then ``words`` in order."""
+    vocabulary = {w: i for i, w in enumerate(dict.fromkeys((*SPECIAL_TOKENS, "\n", *words)))}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
+    core.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # joins words with single spaces
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class PuzzleImageProcessor(BaseImageProcessor):
+    """Resizes a picture to a square and maps it to [-1, 1]."""
+
+    model_input_names = ["pixel_values"]
+
+    def __init__(self, side: int = 128, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.side = side
+
+    def __call__(self, images: Any, return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:
+        """Return ``pixel_values`` float32 [P, 3, side, side] of one or several pictures."""
+        several = images if isinstance(images, (list, tuple)) else [images]
+        array = np.stack([self.to_array(open_image(i)) for i in several])
+        return BatchFeature({"pixel_values": torch.from_numpy(array)}, tensor_type=return_tensors)
+
+    def to_array(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """Return one picture as float32 [3, side, side] in [-1, 1]."""
+        if image.size != (self.side, self.side):
+            image = image.resize((self.side, self.side), Image.Resampling.BOX)
+        return (np.asarray(image, np.float32) / 127.5 - 1.0).transpose(2, 0, 1)
+
+
+class PuzzleProcessor(ProcessorMixin):
+    """Tokenizer and image processor in one; every ``<image>`` in the text becomes 64 placeholders."""
+
+    #: The model answers in steps by itself: no instruction is put before the question.
+    wants_instructions = False
+
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, n_visual_tokens: int = 64,
+                 chat_template: str | None = None, **kwargs: Any) -> None:  # fmt: skip
+        self.n_visual_tokens = n_visual_tokens
+        self.image_token = "<image>"
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the tensors that a call returns."""
+        return ["input_ids", "attention_mask", "pixel_values"]
+
+    def __call__(self, images: Any = None, text: str | Sequence[str] | None = None,
+                 return_tensors: str | None = "pt", **kwargs: Any) -> BatchFeature:  # fmt: skip
+        """Return ``input_ids``, ``attention_mask`` [B, L] and ``pixel_values`` [P, 3, S, S]."""
+        data: dict[str, Any] = {}
+        if text is not None:
+            texts = [text] if isinstance(text, str) else list(text)
+            texts = [t.replace("<image>", "<image>" * self.n_visual_tokens) for t in texts]
+            kwargs.setdefault("padding", True)
+            encoded = self.tokenizer(texts, return_tensors="pt", return_token_type_ids=False, **kwargs)
+            data.update(encoded)
+        if images is not None and not (isinstance(images, (list, tuple)) and not images):
+            data.update(self.image_processor(images, return_tensors="pt"))
+        return BatchFeature(data, tensor_type=return_tensors)
+
+
+AutoImageProcessor.register(PuzzleVLMConfig, slow_image_processor_class=PuzzleImageProcessor, exist_ok=True)
+AutoProcessor.register(PuzzleVLMConfig, PuzzleProcessor, exist_ok=True)

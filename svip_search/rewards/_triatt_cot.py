@@ -1,0 +1,187 @@
+"""TriAtt-CoT as a torch module: projections, segment bias and head around the kernel `triatt`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .._types import DIMENSIONS
+
+if TYPE_CHECKING:
+    from svip_search.kernels.triatt import Head
+
+C = len(DIMENSIONS)
+
+#: Classes of a token in ``segments``, as in ``svip_search.kernels.triatt``.
+QUESTION, IMAGE, STEP = 0, 1, 2
+#: In ``step_index``: a token of the prompt, and a padding token.
+PROMPT, PADDING = -1, -2
+
+
+@dataclass(frozen=True)
+class TriAttConfig:
+    """Sizes and variants of a ``TriAttCoT``; see there."""
+
+    hidden_size: int
+    head_dim: int = 64
+    n_kv_heads: int = 3
+    query: Literal["conditioned", "constant"] = "conditioned"
+    segment_bias: bool = True
+    head: Literal["linear", "mlp"] = "linear"
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "head_dim"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"`{name}` must be a positive whole number; got {value!r}.")
+        choices = {"n_kv_heads": (1, C), "query": ("conditioned", "constant"), "head": ("linear", "mlp"),
+                   "segment_bias": (True, False)}  # fmt: skip
+        for name, admissible in choices.items():
+            value = getattr(self, name)
+            if value not in admissible or isinstance(value, bool) != (name == "segment_bias"):
+                raise ValueError(f"`{name}` must be one of {list(admissible)}; got {value!r}.")
+
+
+class TriAttCoT(nn.Module):
+    """Maps the hidden states of a path to relevance, logic and attribute rewards of its steps.
+
+    Each dimension c has its own query, and attends over the tokens of question, image, earlier
+    steps and this step::
+
+        a_c(n) = softmax_t( q_c(n) . k_c(t) / sqrt(d) + beta_c[segment(t, n)] )
+        r_c(n) = sigmoid( head_c( sum_t a_c(n, t) v_c(t) ) )
+
+    The formulation is this library's own; the paper's is not published in a form we could read.
+
+    Args:
+        hidden_size: width D of the backbone's hidden states.
+        head_dim: width d of queries, keys and values.
+        n_kv_heads: 3, or 1 to share keys and values between the dimensions.
+        query: ``"conditioned"`` on the hidden state at the separator that ends the step, or a
+            learned ``"constant"``.
+        segment_bias: whether to learn beta, four numbers a dimension; otherwise it is 0.
+        head: ``"linear"``, or ``"mlp"`` for a hidden GELU layer of width d.
+
+    Raises:
+        ValueError: an argument is not as described.
+
+    Example:
+        >>> import torch
+        >>> head = TriAttCoT(hidden_size=16, head_dim=8)
+        >>> hidden = torch.randn(1, 4, 16)
+        >>> segments, steps = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[-1, -1, 0, 1]])
+        >>> head(hidden, segments, steps, separators=torch.tensor([[2, 3]])).shape
+        torch.Size([1, 2, 3])
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        head_dim: int = 64,
+        n_kv_heads: int = 3,
+        query: Literal["conditioned", "constant"] = "conditioned",
+        segment_bias: bool = True,
+        head: Literal["linear", "mlp"] = "linear",
+    ) -> None:
+        super().__init__()
+        self.config = TriAttConfig(hidden_size, head_dim, n_kv_heads, query, segment_bias, head)
+        self.key = nn.Linear(hidden_size, n_kv_heads * head_dim, bias=False)
+        self.value = nn.Linear(hidden_size, n_kv_heads * head_dim, bias=False)
+        if query == "conditioned":
+            self.query = nn.Linear(hidden_size, C * head_dim, bias=False)
+        else:
+            self.constant_query = nn.Parameter(torch.randn(C, head_dim))
+        self.bias = nn.Parameter(torch.zeros(C, 4)) if segment_bias else None
+        scale = 1.0 / math.sqrt(head_dim)
+        if head == "mlp":
+            self.head_w = nn.Parameter(torch.empty(C, head_dim, head_dim).uniform_(-scale, scale))
+            self.head_c = nn.Parameter(torch.zeros(C, head_dim))
+        self.head_u = nn.Parameter(torch.empty(C, head_dim).uniform_(-scale, scale))
+        self.head_b = nn.Parameter(torch.zeros(C))
+
+    def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return keys, values [..., n_kv_heads, d] and queries [..., 3, d] of hidden states [..., D].
+
+        A query is meant for the positions of separators; with constant queries it is the same
+        everywhere.
+        """
+        shape = (*hidden.shape[:-1], -1, self.config.head_dim)
+        return self.key(hidden).view(shape), self.value(hidden).view(shape), self.queries(hidden)
+
+    def queries(self, hidden: Tensor) -> Tensor:
+        """Return the queries [..., 3, d] of the steps whose separators have these hidden states."""
+        shape = (*hidden.shape[:-1], C, self.config.head_dim)
+        if self.config.query == "conditioned":
+            return torch.as_tensor(self.query(hidden)).view(shape)
+        return self.constant_query.expand(shape)
+
+    def head_parameters(self) -> Head:
+        """Return the head in the form that the kernel takes."""
+        from svip_search.kernels.triatt import Head
+
+        return Head(self.head_u, self.head_b, getattr(self, "head_w", None), getattr(self, "head_c", None))
+
+    def forward(self, hidden: Tensor, segments: Tensor, step_index: Tensor, separators: Tensor) -> Tensor:
+        """Return the logits of all steps of a batch of whole paths; differentiable.
+
+        Step s sees every token whose step index is at most s: the prompt, earlier steps, itself.
+
+        Args:
+            hidden: [B, L, D].
+            segments: [B, L], 0 question, 1 image, 2 step; ignored at padding.
+            step_index: [B, L], the step of each token; -1 for the prompt, -2 for padding.
+            separators: [B, S], position of the last token of each step, -1 where a path is shorter.
+
+        Returns:
+            Logits [B, S, 3]; 0 where ``separators`` is -1.  The rewards are their sigmoids.
+
+        Raises:
+            ValueError: shapes do not fit together.
+        """
+        rows, length = self._check(hidden, segments, step_index, separators)
+        known = separators >= 0
+        place = separators.clamp(min=0)
+        shape = (rows, length, -1, self.config.head_dim)
+        k, v = self.key(hidden).view(shape), self.value(hidden).view(shape)
+        at = hidden.gather(1, place[..., None].expand(-1, -1, hidden.shape[-1]))
+        q = self.queries(at) / math.sqrt(self.config.head_dim)
+
+        steps = torch.arange(separators.shape[1], device=hidden.device)[None, :, None]
+        owner = step_index[:, None, :]  # [B, 1, L] against steps [1, S, 1]
+        visible = (owner <= steps) & (owner != PADDING)
+        visible = visible | ~known[..., None]  # rows without a step: anything finite
+        logits = torch.einsum("bscd,blcd->bscl", q, k.expand(-1, -1, C, -1))
+        if self.bias is not None:
+            own = (segments[:, None, :] == STEP) & (owner == steps)
+            column = segments.clamp(QUESTION, STEP)[:, None, :] + own
+            logits = logits + self.bias.T[column].transpose(2, 3)
+        weights = logits.masked_fill(~visible[:, :, None, :], -math.inf).softmax(-1)
+        out = torch.einsum("bscl,blcd->bscd", weights, v.expand(-1, -1, C, -1))
+        return self._decide(out).masked_fill(~known[..., None], 0.0)
+
+    def _decide(self, x: Tensor) -> Tensor:
+        if self.config.head == "mlp":
+            x = torch.einsum("cfd,bscd->bscf", self.head_w, x) + self.head_c
+            x = nn.functional.gelu(x, approximate="tanh")
+        return (self.head_u * x).sum(-1) + self.head_b
+
+    def _check(self, hidden: Tensor, segments: Tensor, step_index: Tensor, separators: Tensor) -> tuple[int, int]:
+        if hidden.ndim != 3 or hidden.shape[2] != self.config.hidden_size:
+            raise ValueError(
+                f"`hidden` must have shape [B, L, {self.config.hidden_size}]; got {list(hidden.shape)}."
+            )
+        rows, length = hidden.shape[:2]
+        for name, array in (("segments", segments), ("step_index", step_index)):
+            if array.shape != (rows, length):
+                raise ValueError(f"`{name}` must have shape [B, L] = [{rows}, {length}]; got {list(array.shape)}.")
+        if separators.ndim != 2 or len(separators) != rows:
+            raise ValueError(f"`separators` must have shape [B, S] = [{rows}, S]; got {list(separators.shape)}.")
+        return rows, length
+
+    def extra_repr(self) -> str:
+        """Return the configuration, for ``repr``."""
+        return ", ".join(f"{k}={v!r}" for k, v in asdict(self.config).items())

@@ -1,0 +1,468 @@
+"""SvipReward: a vision-language backbone with TriAtt-CoT on its hidden states.
+
+Scoring is incremental.  Every prefix of steps is a node; its keys and values, those of the backbone
+and those of TriAtt-CoT, are kept, so a picture is encoded once a question and a step runs through
+the backbone once.  What is new in a call is cut into *runs*, chains of new steps without a fork, and
+all runs whose beginning is known go through the backbone together:
+
+    while steps are missing:
+        runs  = maximal unforked chains of missing steps below known ones
+        batch = the known keys and values of their paths, padded on the left
+        keep the new keys, values and queries of backbone(runs | batch)
+    score all new nodes with one call of the kernel `triatt`
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.cache_utils import DynamicCache
+
+from svip_search.kernels.triatt import KVTree, triatt
+
+from .._budget import Usage
+from .._errors import ModelFileError, RewardError
+from .._types import Prefix, Question
+from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
+from ..models.prompt import build_inputs, encode_step
+from ._triatt_cot import IMAGE, QUESTION, STEP, C, TriAttConfig, TriAttCoT
+
+CONFIG, HEAD, BACKBONE = "config.json", "head.safetensors", "backbone"
+
+
+class SvipReward:
+    """A process reward model: relevance, logic and attribute rewards of every step of a path.
+
+    Args:
+        backbone: an image-text-to-text model of transformers with ordinary attention layers.
+        processor: its processor.
+        head: the TriAtt-CoT module; its ``hidden_size`` is the width of the backbone.
+        cache_tokens: tokens whose keys and values are kept, over all questions, least recently
+            used first to go; 0 keeps none.
+        batch_size: most runs of steps in one pass through the backbone.
+        backend: backend of the kernel, see ``svip_search.kernels.explain("triatt")``.
+
+    Attributes:
+        kind: ``"prm"``.
+        usage: grows with every call.  ``reward_tokens`` counts the tokens of all paths with their
+            prompts, ``cached_reward_tokens`` those of them that did not run through the backbone.
+
+    Raises:
+        ValueError: ``head`` does not fit ``backbone``, or a number is out of range.
+
+    Notes:
+        Rewards depend on question and path alone; batching changes them by rounding only (below
+        1e-5 in float32).  A call from several threads is legal, one at a time runs.  After
+        changing weights call ``clear()``.
+    """
+
+    kind: Literal["prm"] = "prm"
+
+    def __init__(
+        self,
+        backbone: Any,
+        processor: Any,
+        head: TriAttCoT,
+        *,
+        cache_tokens: int = 32_768,
+        batch_size: int = 32,
+        backend: str = "auto",
+    ) -> None:
+        width = int(backbone.config.get_text_config().hidden_size)
+        if head.config.hidden_size != width:
+            raise ValueError(
+                f"`head` must have the hidden_size of `backbone`, {width}; got {head.config.hidden_size}."
+            )
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
+        self.backbone, self.processor, self.head = backbone.eval(), processor, head.eval()
+        self.batch_size, self.backend = batch_size, backend
+        self.usage = Usage()
+        self._trie = PrefixTrie(cache_tokens)
+        self._lock = threading.Lock()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone runs."""
+        return torch.device(self.backbone.device)
+
+    def clear(self) -> None:
+        """Forget everything that was kept; needed after the weights have changed."""
+        with self._lock:
+            self._trie.clear()
+
+    def to(self, device: str | torch.device) -> SvipReward:
+        """Move backbone and head to a device and return self."""
+        self.clear()
+        self.backbone.to(device)
+        self.head.to(device)
+        return self
+
+    def evaluate(self, question: Question, paths: Sequence[Prefix]) -> list[NDArray[np.float32]]:
+        """Return the rewards of each path, float32 [T, 3] in [0, 1].
+
+        Args:
+            question: the question with its pictures; its ``answer`` is not read.
+            paths: sequences of step texts; may be empty, repeat and share beginnings.
+
+        Returns:
+            One array a path, in order; dimensions are relevance, logic, attribute.
+
+        Raises:
+            TypeError: a path is not made of texts.
+            ImageError: a picture cannot be read.
+            RewardError: a path is longer than the backbone's context.
+        """
+        paths = [tuple(p) for p in paths]
+        for path in paths:
+            if any(not isinstance(step, str) for step in path):
+                raise TypeError(f"`paths` must hold tuples of step texts; got {path!r}.")
+        if not any(paths):
+            return [np.zeros((0, C), np.float32) for _ in paths]
+        with self._lock, torch.inference_mode():
+            training = self.backbone.training
+            self.backbone.eval()
+            try:
+                scores = _Evaluation(self, question, paths).run()
+            finally:
+                self.backbone.train(training)
+        return [np.stack([scores[p[: i + 1]] for i in range(len(p))]) if p else np.zeros((0, C), np.float32)
+                for p in paths]  # fmt: skip
+
+    def save(self, folder: str | Path, backbone: str | None = None) -> None:
+        """Write the model to a folder: config.json, head.safetensors and the backbone.
+
+        Args:
+            folder: made if it is missing; files of an earlier model are replaced.
+            backbone: where ``load`` finds the backbone, a name or a path; default: it is saved too.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if backbone is None:
+            self.backbone.save_pretrained(folder / BACKBONE)
+            self.processor.save_pretrained(folder / BACKBONE)
+        save_file({k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD)
+        config = {"format": "svip-reward", "version": 1, "backbone": backbone or BACKBONE}
+        text = json.dumps({**config, "head": asdict(self.head.config)}, indent=2)
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: str | torch.dtype = "auto",
+        **options: Any,
+    ) -> SvipReward:
+        """Return the model that ``save`` wrote to a folder.
+
+        Args:
+            folder: the folder.
+            device: where to put it.
+            dtype: number type of the backbone, default as saved; the head stays float32.
+            options: ``cache_tokens``, ``batch_size``, ``backend``.
+
+        Raises:
+            ModelFileError: a file is missing, damaged, or of another model.
+        """
+        folder = Path(folder)
+        config, where = _read_config(folder)
+        head = TriAttCoT(**asdict(config))
+        _read_head(folder / HEAD, head)
+        backbone, processor = _read_backbone(folder / where if (folder / where).is_dir() else where, dtype)
+        try:
+            return cls(backbone, processor, head, **options).to(device)
+        except ValueError as error:
+            if "`head`" in str(error):
+                raise ModelFileError(f"{folder / HEAD} does not fit its backbone: {error}") from None
+            raise
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive new steps without a fork: the prefixes that end with each of them."""
+
+    prefixes: tuple[Prefix, ...]
+    ids: tuple[tuple[int, ...], ...]
+
+    @property
+    def length(self) -> int:
+        return sum(map(len, self.ids))
+
+
+class _Evaluation:
+    """One call of ``SvipReward.evaluate``."""
+
+    def __init__(self, model: SvipReward, question: Question, paths: Iterable[Prefix]) -> None:
+        self.model, self.question = model, question
+        self.key = question_key(question)
+        self.nodes: dict[Prefix, Node] = {}
+        self.ids: dict[Prefix, tuple[int, ...]] = {}
+        #: Keys and values: the groups of the backbone and, last, those of TriAtt-CoT.  Held here so
+        #: that nothing can be evicted under the call.
+        self.kv: dict[Prefix, KeyValues] = {}
+        self.queries: dict[Prefix, Tensor] = {}
+        self.scores: dict[Prefix, NDArray[np.float32]] = {}
+        # Of positions against token counts, in models with image-aware positions.
+        self.offset = int(model.backbone.config.model_type == "paligemma")  # counts from one
+        self.paths = list(paths)
+
+    def run(self) -> dict[Prefix, NDArray[np.float32]]:
+        """Return the rewards [3] of every prefix of the paths."""
+        for path in self.paths:
+            self._recall(path)
+        prefixes = {p[:i] for p in self.paths for i in range(1, len(p) + 1)}
+        new = sorted(prefixes - self.scores.keys(), key=len)
+        missing: list[Prefix] = []
+        if new:
+            needed = {p[:i] for p in new for i in range(len(p) + 1)}
+            missing = sorted(needed - self.kv.keys(), key=len)
+            if missing and not missing[0]:
+                self._read_prompt()
+            if steps := [p for p in missing if p]:
+                self._read_steps(steps)
+            self._score(new, sorted(needed, key=len))
+            self._remember(missing)
+        self._count(missing)
+        return self.scores
+
+    def _recall(self, path: Prefix) -> None:
+        for i, node in enumerate(self.model._trie.find(self.key, path)):
+            self._take(path[:i], node)
+
+    def _take(self, prefix: Prefix, node: Node) -> None:
+        self.nodes[prefix], self.ids[prefix] = node, node.ids
+        if node.kv is not None:
+            self.kv[prefix] = node.kv
+        if prefix:
+            self.scores[prefix] = node.extra
+        else:
+            self.offset = node.extra
+
+    def _read_prompt(self) -> None:
+        model = self.model
+        inputs = build_inputs(model.processor, self.question)
+        self.ids[()] = tuple(inputs["input_ids"][0].tolist())
+        self._check_length(0)
+        for name, value in inputs.items():
+            if isinstance(value, Tensor):
+                dtype = model.backbone.dtype if value.is_floating_point() else None
+                inputs[name] = value.to(model.device, dtype)
+        for module in model.backbone.modules():  # positions of an earlier question
+            if "rope_deltas" in vars(module):
+                module.rope_deltas = None
+        cache = DynamicCache()
+        out = model.backbone.base_model(**inputs, past_key_values=cache, use_cache=True)
+        deltas = getattr(out, "rope_deltas", None)
+        if deltas is not None:
+            self.offset = int(deltas.flatten()[0])
+        backbone = KeyValues.from_cache(cache)
+        k, v, _ = model.head.project(out.last_hidden_state.float())
+        self.kv[()] = _with_triatt(backbone, k[0], v[0])
+
+    def _read_steps(self, missing: list[Prefix]) -> None:
+        """Run the missing steps through the backbone, parents before children."""
+        tokenizer = self.model.processor.tokenizer
+        for prefix in missing:
+            if prefix not in self.ids:
+                self.ids[prefix] = tuple(encode_step(tokenizer, prefix[-1]))
+        self._check_length(max(sum(len(self.ids[p[:i]]) for i in range(1, len(p) + 1)) for p in missing))
+        while missing:
+            runs = sorted(self._runs(missing), key=lambda r: r.length)
+            for i in range(0, len(runs), self.model.batch_size):
+                self._read_batch(runs[i : i + self.model.batch_size])
+            missing = [p for p in missing if p not in self.kv]
+
+    def _check_length(self, steps: int) -> None:
+        most = getattr(self.model.backbone.config.get_text_config(), "max_position_embeddings", None)
+        length = len(self.ids[()]) + steps
+        if most and length + self.offset > most:
+            raise RewardError(f"a path of {length} tokens does not fit the {most} positions of the backbone.")
+
+    def _runs(self, missing: list[Prefix]) -> list[_Run]:
+        children: dict[Prefix, list[Prefix]] = {}
+        for prefix in missing:
+            children.setdefault(prefix[:-1], []).append(prefix)
+        runs = []
+        for prefix in missing:
+            if prefix[:-1] in self.kv:
+                chain = [prefix]
+                while len(below := children.get(chain[-1], [])) == 1:
+                    chain.append(below[0])
+                runs.append(_Run(tuple(chain), tuple(self.ids[p] for p in chain)))
+        return runs
+
+    def _read_batch(self, runs: list[_Run]) -> None:
+        model = self.model
+        longest = max(r.length for r in runs)
+        known = []
+        for run in runs:
+            first = run.prefixes[0]
+            known.append([_without_triatt(self.kv[first[:i]]) for i in range(len(first))])
+        cache = BatchCache.assemble(known, reserve=longest)
+        lengths = cache.length - cache.starts  # of the known paths
+
+        # Short rows are filled up on the right: no real token sees what comes after it.
+        ids = torch.empty((len(runs), longest), dtype=torch.int64)
+        for row, run in enumerate(runs):
+            tokens = [i for step in run.ids for i in step]
+            ids[row] = torch.tensor(tokens + tokens[-1:] * (longest - run.length))
+        positions = lengths[:, None] + torch.arange(longest)[None, :] + self.offset
+        out = model.backbone.base_model(
+            input_ids=ids.to(model.device),
+            attention_mask=cache.attention_mask(longest),
+            position_ids=positions.to(model.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        k, v, q = model.head.project(out.last_hidden_state.float())
+        for row, run in enumerate(runs):
+            start, before = 0, int(lengths[row])
+            for prefix, step in zip(run.prefixes, run.ids, strict=True):
+                stop = start + len(step)
+                backbone = cache.take(row, before + start, before + stop)
+                self.kv[prefix] = _with_triatt(backbone, k[row, start:stop], v[row, start:stop])
+                self.queries[prefix] = q[row, stop - 1]
+                start = stop
+
+    def _score(self, new: list[Prefix], needed: list[Prefix]) -> None:
+        """Score the new prefixes over the tree of all prefixes they need."""
+        model = self.model
+        index = {prefix: i for i, prefix in enumerate(needed)}
+        pieces = [self.kv[p].groups[-1] for p in needed]
+        k, v = torch.cat(pieces, dim=2).transpose(1, 2)
+        tree = KVTree(
+            parent=np.array([index[p[:-1]] if p else -1 for p in needed], np.int32),
+            token_ptr=np.cumsum([0, *(len(self.ids[p]) for p in needed)]),
+            segment=np.concatenate([self._segments(p) for p in needed]),
+            k=k,
+            v=v,
+        )
+        q = torch.stack([self.queries[p] for p in new])
+        out = triatt(
+            tree,
+            np.array([index[p] for p in new]),
+            q,
+            model.head.head_parameters(),
+            bias=model.head.bias,
+            backend=model.backend,
+        )
+        for prefix, score in zip(new, out.scores.float().cpu().numpy(), strict=True):
+            self.scores[prefix] = score
+
+    def _segments(self, prefix: Prefix) -> NDArray[np.uint8]:
+        ids = np.array(self.ids[prefix])
+        if prefix:
+            return np.full(ids.shape, STEP, np.uint8)
+        return np.where(ids == image_token(self.model.backbone.config), IMAGE, QUESTION).astype(np.uint8)
+
+    def _remember(self, computed: list[Prefix]) -> None:
+        trie = self.model._trie
+        for prefix in computed:
+            if prefix:
+                parent = self.nodes[prefix[:-1]]
+                node = trie.add(parent, prefix[-1], self.ids[prefix], self.kv[prefix])
+                node.extra = self.scores[prefix]
+            else:
+                node = trie.add_root(self.key, self.ids[prefix], self.kv[prefix], self.offset)
+            self.nodes[prefix] = node
+
+    def _count(self, computed: list[Prefix]) -> None:
+        read = sum(len(self.ids[p[:i]]) for p in self.paths for i in range(len(p) + 1))
+        ran = sum(len(self.ids[p]) for p in computed)
+        self.model.usage.reward_tokens += read
+        self.model.usage.cached_reward_tokens += max(read - ran, 0)
+        self.model.usage.reward_calls += len(self.paths)
+
+
+def image_token(config: Any) -> int:
+    """Return the id of the image placeholder of a backbone, -1 where it has none."""
+    for name in ("image_token_id", "image_token_index"):
+        if isinstance(found := getattr(config, name, None), int):
+            return found
+    return -1
+
+
+def _with_triatt(backbone: KeyValues, k: Tensor, v: Tensor) -> KeyValues:
+    """Add keys and values [tokens, heads, d] of TriAtt-CoT as the last group."""
+    return KeyValues((*backbone.groups, torch.stack([k, v]).transpose(1, 2)), backbone.layout)
+
+
+def _without_triatt(kv: KeyValues) -> KeyValues:
+    return KeyValues(kv.groups[:-1], kv.layout)
+
+
+def _read_config(folder: Path) -> tuple[TriAttConfig, str]:
+    path = folder / CONFIG
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} is missing.") from None
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} cannot be read: {_line(error)}") from None
+    if not isinstance(data, dict) or data.get("format") != "svip-reward":
+        raise ModelFileError(f"{path} does not describe a reward model: `format` must be 'svip-reward'.")
+    if data.get("version") != 1:
+        raise ModelFileError(f"{path} has version {data.get('version')!r}; this library reads version 1.")
+    if not isinstance(data.get("head"), dict) or not isinstance(data.get("backbone"), str):
+        raise ModelFileError(f"{path} must have an object `head` and a text `backbone`.")
+    try:
+        return TriAttConfig(**data["head"]), data["backbone"]
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} has a wrong `head`: {_line(error)}") from None
+
+
+def _read_head(path: Path, head: TriAttCoT) -> None:
+    try:
+        weights = load_file(path)
+    except FileNotFoundError:
+        raise ModelFileError(f"{path} is missing.") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelFileError(f"{path} cannot be read: {_line(error)}") from None
+    wanted = head.state_dict()
+    if weights.keys() != wanted.keys():
+        odd = sorted(weights.keys() ^ wanted.keys())
+        raise ModelFileError(f"{path} must hold exactly the tensors of its config; {odd[0]!r} is missing or too many.")
+    for name, tensor in weights.items():
+        if tensor.shape != wanted[name].shape:
+            raise ModelFileError(
+                f"{path}: `{name}` must have shape {list(wanted[name].shape)}; got {list(tensor.shape)}."
+            )
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
+            raise ModelFileError(f"{path}: `{name}` must hold finite floating-point numbers.")
+    head.load_state_dict(weights)
+
+
+def _read_backbone(where: str | Path, dtype: str | torch.dtype) -> tuple[Any, Any]:
+    from ..models import puzzle_processor  # noqa: F401  (makes the embedded models known by name)
+
+    try:
+        backbone, report = AutoModelForImageTextToText.from_pretrained(
+            str(where), dtype=dtype, output_loading_info=True
+        )
+        processor = AutoProcessor.from_pretrained(str(where))
+    except Exception as error:  # transformers raises a dozen kinds on damaged folders
+        raise ModelFileError(f"{where} does not hold a usable backbone: {_line(error)}") from error
+    if report["missing_keys"]:
+        name = sorted(report["missing_keys"])[0]
+        raise ModelFileError(f"{where} lacks weights of its backbone: {name!r} and maybe more.")
+    return backbone, processor
+
+
+def _line(error: BaseException) -> str:
+    """Return the first line of an error's message, ended by a full stop."""
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if text.endswith(".") else text + "."

@@ -1,0 +1,61 @@
+"""Best of n: sample whole trajectories, score each, keep the best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._tree import Status
+from ._base import Rollout, Search, Strategy, _Round
+
+
+class SamplingSearch(Search):
+    """Draws trajectories from the root until there are ``n``, ``chunk`` at a time."""
+
+    def _setup(self) -> None:
+        self._drawn = 0
+
+    def _choose(self) -> _Round | None:
+        left = self.config.n - self._drawn
+        # A policy that gave nothing for the question itself would give nothing again.
+        if left <= 0 or self.tree.arena.status[0] == Status.FAILED or self._decided(left):
+            return None
+        draws = min(left, getattr(self.config, "chunk", None) or left)
+        self._drawn += draws
+        return _Round(Rollout, [0], draws)
+
+    def _decided(self, left: int) -> bool:
+        """Whether ``left`` further draws cannot change the answer."""
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestOfN(Strategy):
+    """Returns the answer of the best-scored of ``n`` independent trajectories.
+
+    ::
+
+        answer = argmax over i of score(trajectory_i),  trajectory_i ~ policy
+
+    Args:
+        n: trajectories to draw.
+
+    Notes:
+        One policy call for n candidates and one reward call for each distinct trajectory.
+
+    Reference:
+        K. Cobbe et al., "Training verifiers to solve math word problems", arXiv 2110.14168.
+
+    Example:
+        >>> from svip_search.testing import HashPolicy, HashReward
+        >>> from svip_search import Question, solve
+        >>> question = Question("Which?", options=["red", "blue"])
+        >>> result = solve(question, HashPolicy(), HashReward(), BestOfN(n=8), seed=1)
+        >>> best = max(result.trajectories, key=lambda t: t.score)
+        >>> result.answer == best.answer
+        True
+    """
+
+    name = "best-of-n"
+    search = SamplingSearch
+
+    n: int = 16
