@@ -61,3 +61,103 @@ from .strategies import (
 )
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .datasets.puzzles import Puzzle, generate_puzzle
+    from .datasets.puzzlevqa import load_puzzlevqa
+    from .evaluation import Report, ShuffledReward, evaluate
+    from .models.zoo import list_models, load_policy, load_reward
+    from .policies.transformers_policy import TransformersPolicy
+    from .rewards.svip_reward import SvipReward
+    from .viewer import render_html, write_html
+
+# Imported when first used, so that the search itself needs numpy alone.
+_LAZY = {
+    "Puzzle": "datasets.puzzles",
+    "generate_puzzle": "datasets.puzzles",
+    "load_puzzlevqa": "datasets.puzzlevqa",
+    "Report": "evaluation",
+    "ShuffledReward": "evaluation",
+    "evaluate": "evaluation",
+    "list_models": "models.zoo",
+    "load_policy": "models.zoo",
+    "load_reward": "models.zoo",
+    "TransformersPolicy": "policies.transformers_policy",
+    "SvipReward": "rewards.svip_reward",
+    "render_html": "viewer",
+    "write_html": "viewer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
+
+__all__ = [
+    "DIMENSIONS",
+    "MCTS",
+    "STRATEGIES",
+    "BackendUnavailable",
+    "Beam",
+    "BestOfN",
+    "Budget",
+    "BudgetExhausted",
+    "CallablePolicy",
+    "CallableReward",
+    "Candidate",
+    "Evaluate",
+    "Expand",
+    "Greedy",
+    "ImageError",
+    "ModelFileError",
+    "Policy",
+    "PolicyError",
+    "ProposeRequest",
+    "Puzzle",
+    "Question",
+    "Report",
+    "Result",
+    "RewardError",
+    "RewardModel",
+    "Rollout",
+    "Scoring",
+    "Search",
+    "SelfConsistency",
+    "ShuffledReward",
+    "Status",
+    "Step",
+    "Strategy",
+    "SvipReward",
+    "SvipSearchError",
+    "Trajectory",
+    "TransformersPolicy",
+    "Tree",
+    "Usage",
+    "Vote",
+    "WeightedVote",
+    "__version__",
+    "aggregate",
+    "asolve",
+    "evaluate",
+    "extract_answer",
+    "generate_puzzle",
+    "list_models",
+    "load_policy",
+    "load_puzzlevqa",
+    "load_reward",
+    "make",
+    "render_html",
+    "select_answer",
+    "solve",
+    "solve_many",
+    "step_value",
+    "write_html",
+]

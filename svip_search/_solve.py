@@ -11,7 +11,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -108,7 +108,7 @@ async def asolve(
 
     def check() -> bool:
         if cancelled.is_set():
-            raise _Cancelled
+            raise _CancelledError
         return interrupt is not None and interrupt()
 
     try:
@@ -139,8 +139,14 @@ def solve_many(
 
     Args:
         questions: may be an endless iterator; no more than needed are taken.
-        batch: open searches.
+        policy: see `solve`.
+        reward: see `solve`.
+        strategy: see `solve`.
         budget: for each question; ``seconds`` count from the moment its search is opened.
+        seed: of every search.
+        batch: open searches.
+        progress: see `solve`; called for every open search.
+        interrupt: see `solve`; true ends all open searches, and no more are opened.
 
     Notes:
         What the models report in ``usage`` for a merged call is shared out by number of requests.
@@ -159,7 +165,7 @@ def solve_many(
     return _solve_many(questions, policy, reward, strategy, budget, seed, batch, progress, interrupt, True)
 
 
-class _Cancelled(Exception):
+class _CancelledError(Exception):
     """The task that wanted the result is gone."""
 
 
@@ -174,7 +180,7 @@ def _solve_many(
     progress: Progress | None,
     interrupt: Interrupt | None,
     raise_interrupt: bool = False,
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result], None, None]:
     chosen = _check(policy, reward, strategy, budget, seed)
     waiting = enumerate(questions)
     runs: list[_Run] = []
@@ -337,7 +343,7 @@ def _propose(policy: Policy, requests: list[ProposeRequest]) -> list[Any]:
         outcomes: Any = policy.propose(requests)
         if isinstance(outcomes, (list, tuple)) and len(outcomes) == len(requests):
             return list(outcomes)
-        outcomes = PolicyError(f"`propose` must return a list with one entry for each of {len(requests)} requests")
+        outcomes = PolicyError(f"`propose` must return a list of {len(requests)} entries, one a request")
     except Exception as error:
         outcomes = error
     return [outcomes] if len(requests) == 1 else [_propose(policy, [r])[0] for r in requests]
@@ -350,7 +356,7 @@ def _evaluate(reward: RewardModel, question: Question, paths: list[Any]) -> list
         # An array [K] of an outcome model is as good as a list.
         if not isinstance(rewards, (str, bytes)) and len(rewards) == len(paths):
             return list(rewards)
-        rewards = RewardError(f"`evaluate` must return one entry for each of {len(paths)} paths")
+        rewards = RewardError(f"`evaluate` must return {len(paths)} entries, one a path")
     except Exception as error:
         rewards = error
     return [rewards] if len(paths) == 1 else [_evaluate(reward, question, [p])[0] for p in paths]

@@ -12,9 +12,9 @@ from ._types import Trajectory, Vote
 Select = Literal["max", "majority", "weighted", "last"]
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-# Single character classes between the words: neighbouring optional blanks would backtrack quadratically.
+# Possessive, or neighbouring optional blanks would backtrack quadratically.
 _STATED = re.compile(
-    r"\banswers?\b[ \t]*(?:\([^()\n]*\))?[ \t*_`]*(?::|=|\bis\b)[ \t:*_`]*((?:[^\n.]|\.(?=\S))+)",
+    r"\banswers?\b[ \t]*+(?:\([^()\n]*\))?[ \t*_`]*+(?::|=|\bis\b)[ \t:*_`]*+((?:[^\n.]|\.(?=\S))+)",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"^(?:option|choice)?\s*\(?([A-Za-z])(?:\)|[.:](?!\w)|$)", re.IGNORECASE)

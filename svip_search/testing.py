@@ -6,6 +6,7 @@ They depend on what they are asked and on nothing else, so any batching gives th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, Literal, get_args
 
@@ -183,7 +184,7 @@ class FaultyPolicy:
         if self.fault == "too_many":
             return outcome * 3
         if self.fault == "nan":
-            return [tuple(Candidate(c.text, float("nan"), 5, c.finish_reason) for c in one) for one in outcome]
+            return [tuple(replace(c, log_prob=float("nan")) for c in one) for one in outcome]
         return [("just text",), None, *outcome[:1]]
 
 
@@ -235,8 +236,12 @@ class InstantPolicy:
 
     def __init__(self, branching: int = 6, depth: int = 16) -> None:
         self.depth = depth
-        self.steps = [(Candidate(f"step {i}", -1.0, 8),) for i in range(branching)]
-        self.last = [(Candidate(f"Answer: {i}", -1.0, 8, "stop"),) for i in range(branching)]
+        self.steps: list[tuple[Candidate, ...]] = [
+            (Candidate(f"step {i}", -1.0, 8),) for i in range(branching)
+        ]
+        self.last: list[tuple[Candidate, ...]] = [
+            (Candidate(f"Answer: {i}", -1.0, 8, "stop"),) for i in range(branching)
+        ]
 
     def propose(self, requests: Sequence[ProposeRequest]) -> list[list[tuple[Candidate, ...]]]:
         """Return the continuations of each request."""

@@ -85,7 +85,8 @@ def triatt(
     if (bad := np.flatnonzero((nodes < 0) | (nodes >= len(tree)))).size:
         i = int(bad[0])
         raise ValueError(
-            f"`frontier` must hold nodes of the tree, 0..{len(tree) - 1}; got frontier[{i}] = {int(nodes[i])}."
+            f"`frontier` must hold nodes of the tree, 0..{len(tree) - 1}; "
+            f"got frontier[{i}] = {int(nodes[i])}."
         )
     if len(getattr(q, "shape", ())) == 2:
         _check_query(tree, q)
@@ -125,9 +126,12 @@ def triatt_scan(
     Args:
         tree: the (new) nodes.
         q: queries [3, d].
-        head, bias, return_att, backend: as in ``triatt``.
+        head: as in ``triatt``.
+        bias: as in ``triatt``.
         state: one row a root of ``tree``, in their order; default: paths start at the roots, each
             of which must own at least one token.
+        return_att: also return the attention outputs o.
+        backend: as in ``triatt``.
 
     Returns:
         scores [N, 3] of all nodes, att [N, 3, d] or None, and the state that children of each node

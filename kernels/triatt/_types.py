@@ -167,9 +167,10 @@ def check_floats(name: str, array: Array, shape: tuple[Any, ...], library: str |
         for size, want in zip(sizes, shape, strict=True)
     )
     if not fits:
-        wanted = ", ".join("any" if w is None else " or ".join(map(str, w)) if isinstance(w, tuple) else str(w)
-                           for w in shape)  # fmt: skip
-        raise ValueError(f"`{name}` must have shape [{wanted}]; got {list(sizes)}.")
+        names = (
+            "any" if w is None else " or ".join(map(str, w if isinstance(w, tuple) else [w])) for w in shape
+        )
+        raise ValueError(f"`{name}` must have shape [{', '.join(names)}]; got {list(sizes)}.")
     return found
 
 

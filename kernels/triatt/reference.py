@@ -128,7 +128,8 @@ def _prepare(tree: KVTree, q: Array, head: Head, bias: Array | None) -> tuple[An
 def _column(tree: KVTree, tokens: NDArray[np.int64], own: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the column of the segment bias of each token."""
     segment = tree.segment[tokens].astype(np.int64)
-    return segment + ((segment == STEP) & own)
+    segment[(segment == STEP) & own] += 1
+    return segment
 
 
 def _take(array: Array, rows: NDArray[np.int64], dtype: Any) -> Array:
@@ -157,10 +158,8 @@ def _output(
     def stack(rows: list[Array], *shape: int) -> Array:
         return xp.stack(rows) if rows else nothing.reshape(0, *shape)
 
-    return TriattOutput(
-        stack(scores, 3),
-        stack([s.o / s.l[:, None] for s in seen], 3, width) if att else None,
-        State(stack([s.m for s in kept], 3), stack([s.l for s in kept], 3), stack([s.o for s in kept], 3, width))
-        if state
-        else None,
-    )
+    outputs = stack([s.o / s.l[:, None] for s in seen], 3, width) if att else None
+    if not state:
+        return TriattOutput(stack(scores, 3), outputs)
+    m, l = stack([s.m for s in kept], 3), stack([s.l for s in kept], 3)  # noqa: E741
+    return TriattOutput(stack(scores, 3), outputs, State(m, l, stack([s.o for s in kept], 3, width)))

@@ -81,7 +81,8 @@ def output_file_or_stdout(text: str) -> Path | None:
 def add_dataclass_flags(parser: argparse.ArgumentParser, config: type[Any]) -> None:
     """Add one flag a field, with its default and with the field's line of the class docstring.
 
-    Supported fields: int, float, str and bool (``--flag/--no-flag``), each possibly optional.
+    Supported fields: int, float, str and bool (``--flag/--no-flag``), each possibly optional, and
+    tuples of str, written with commas.
     """
     meanings = _meanings(config.__doc__ or "")
     hints = get_type_hints(config)
@@ -89,11 +90,13 @@ def add_dataclass_flags(parser: argparse.ArgumentParser, config: type[Any]) -> N
         kind = _plain_type(hints[field.name])
         flag = "--" + field.name.replace("_", "-")
         default = field.default if field.default is not MISSING else None
-        shown = "" if default is None else f" (default {default})"
+        shown = "" if default in (None, "", ()) else f" (default {default})"
         text = (meanings.get(field.name, "") + shown).replace("%", "%%")
         settings: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text, "dest": field.name}
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
+        elif kind is tuple:
+            parser.add_argument(flag, type=lambda words: tuple(comma_list(words)), metavar="A,B", **settings)
         else:
             parser.add_argument(flag, type=_typed(kind), metavar=kind.__name__.upper(), **settings)
 
@@ -108,6 +111,8 @@ def _plain_type(hint: Any) -> type[Any]:
     if get_origin(hint) in (Union, types.UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not type(None)]
         hint = kinds[0] if len(kinds) == 1 else str
+    if get_origin(hint) is tuple:
+        return tuple
     return hint if hint in (int, float, str, bool) else str
 
 
@@ -130,5 +135,5 @@ def _meanings(docstring: str) -> dict[str, str]:
     section = re.split(r"\n\s*(?:Raises|Example|Notes|Returns|Reference):", rest)[0]
     found: dict[str, str] = {}
     for name, text in re.findall(r"^ {8}(\w+): (.*(?:\n {10,}.*)*)", section, re.MULTILINE):
-        found[name] = " ".join(text.split()).rstrip(".")
+        found[name] = " ".join(text.replace("``", "").split()).rstrip(".")
     return found

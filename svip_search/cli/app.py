@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from .. import __version__
 from .._errors import SvipSearchError
 from ._arguments import UsageError
 
@@ -73,7 +74,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     from . import evaluate, models, solve, train
 
     parser = _Parser("svip-search", description="Guided search over chains of thought about pictures.")
-    parser.add_argument("--version", action="version", version=f"svip-search {_version()}")
+    parser.add_argument("--version", action="version", version=f"svip-search {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for module in (solve, evaluate, models):
         module.add_command(commands)
@@ -97,12 +98,3 @@ def _encode_anything() -> None:
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("svip-search")
-    except PackageNotFoundError:
-        return "(not installed)"

@@ -62,10 +62,10 @@ class CallablePolicy:
             prefix = request.prefix + tuple(step.text for step in steps)
             # Another seed for each continuation, or equal ones would stay equal for ever.
             seed = (request.seed + index * 0x9E3779B97F4A7C15) % 2**64
-            further = [self._steps(one, request.question) for one in self.fn(request.question, prefix, 1, seed)]
-            if not further or not further[0]:
+            further = next(iter(self.fn(request.question, prefix, 1, seed)), ())
+            if not further:
                 break
-            steps += further[0]
+            steps += self._steps(further, request.question)
         return steps
 
 

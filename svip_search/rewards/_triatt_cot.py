@@ -169,17 +169,20 @@ class TriAttCoT(nn.Module):
             x = nn.functional.gelu(x, approximate="tanh")
         return (self.head_u * x).sum(-1) + self.head_b
 
-    def _check(self, hidden: Tensor, segments: Tensor, step_index: Tensor, separators: Tensor) -> tuple[int, int]:
-        if hidden.ndim != 3 or hidden.shape[2] != self.config.hidden_size:
-            raise ValueError(
-                f"`hidden` must have shape [B, L, {self.config.hidden_size}]; got {list(hidden.shape)}."
-            )
+    def _check(
+        self, hidden: Tensor, segments: Tensor, step_index: Tensor, separators: Tensor
+    ) -> tuple[int, int]:
+        size = self.config.hidden_size
+        if hidden.ndim != 3 or hidden.shape[2] != size:
+            raise ValueError(f"`hidden` must have shape [B, L, {size}]; got {list(hidden.shape)}.")
         rows, length = hidden.shape[:2]
         for name, array in (("segments", segments), ("step_index", step_index)):
             if array.shape != (rows, length):
-                raise ValueError(f"`{name}` must have shape [B, L] = [{rows}, {length}]; got {list(array.shape)}.")
+                wanted = f"[B, L] = [{rows}, {length}]"
+                raise ValueError(f"`{name}` must have shape {wanted}; got {list(array.shape)}.")
         if separators.ndim != 2 or len(separators) != rows:
-            raise ValueError(f"`separators` must have shape [B, S] = [{rows}, S]; got {list(separators.shape)}.")
+            wanted = f"[B, S] = [{rows}, S]"
+            raise ValueError(f"`separators` must have shape {wanted}; got {list(separators.shape)}.")
         return rows, length
 
     def extra_repr(self) -> str:

@@ -33,7 +33,7 @@ from transformers.cache_utils import DynamicCache
 from svip_search.kernels.triatt import KVTree, triatt
 
 from .._budget import Usage
-from .._errors import ModelFileError, RewardError
+from .._errors import ModelFileError, RewardError, SvipSearchError
 from .._types import Prefix, Question
 from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
 from ..models.prompt import build_inputs, encode_step
@@ -66,6 +66,16 @@ class SvipReward:
         Rewards depend on question and path alone; batching changes them by rounding only (below
         1e-5 in float32).  A call from several threads is legal, one at a time runs.  After
         changing weights call ``clear()``.
+
+    Example:
+        >>> import numpy as np
+        >>> from svip_search._types import Question
+        >>> from svip_search.models.embedded import new_model, new_processor
+        >>> processor = new_processor()
+        >>> reward = SvipReward(new_model("puzzle-nano", processor), processor, TriAttCoT(hidden_size=80))
+        >>> question = Question("what is missing ?", images=[np.zeros((128, 128, 3), np.uint8)])
+        >>> [r.shape for r in reward.evaluate(question, [("it is red",), ("it is red", "answer : 1")])]
+        [(1, 3), (2, 3)]
     """
 
     kind: Literal["prm"] = "prm"
@@ -123,12 +133,12 @@ class SvipReward:
         Raises:
             TypeError: a path is not made of texts.
             ImageError: a picture cannot be read.
-            RewardError: a path is longer than the backbone's context.
+            RewardError: a path is longer than the backbone's context, or the backbone raised.
         """
-        paths = [tuple(p) for p in paths]
         for path in paths:
-            if any(not isinstance(step, str) for step in path):
+            if isinstance(path, str) or any(not isinstance(step, str) for step in path):
                 raise TypeError(f"`paths` must hold tuples of step texts; got {path!r}.")
+        paths = [tuple(p) for p in paths]
         if not any(paths):
             return [np.zeros((0, C), np.float32) for _ in paths]
         with self._lock, torch.inference_mode():
@@ -136,6 +146,11 @@ class SvipReward:
             self.backbone.eval()
             try:
                 scores = _Evaluation(self, question, paths).run()
+            except SvipSearchError:
+                raise
+            except Exception as error:
+                name = type(self.backbone).__name__
+                raise RewardError(f"the reward model's backbone {name} raised {_line(error)}") from error
             finally:
                 self.backbone.train(training)
         return [np.stack([scores[p[: i + 1]] for i in range(len(p))]) if p else np.zeros((0, C), np.float32)
@@ -153,7 +168,8 @@ class SvipReward:
         if backbone is None:
             self.backbone.save_pretrained(folder / BACKBONE)
             self.processor.save_pretrained(folder / BACKBONE)
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}, folder / HEAD)
+        weights = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
+        save_file(weights, folder / HEAD)
         config = {"format": "svip-reward", "version": 1, "backbone": backbone or BACKBONE}
         text = json.dumps({**config, "head": asdict(self.head.config)}, indent=2)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
@@ -261,14 +277,18 @@ class _Evaluation:
             if isinstance(value, Tensor):
                 dtype = model.backbone.dtype if value.is_floating_point() else None
                 inputs[name] = value.to(model.device, dtype)
-        for module in model.backbone.modules():  # positions of an earlier question
-            if "rope_deltas" in vars(module):
-                module.rope_deltas = None
+        if "image_grid_thw" in inputs and "mm_token_type_ids" not in inputs:
+            image = inputs["input_ids"] == image_token(model.backbone.config)
+            inputs["mm_token_type_ids"] = image.int()
+        # Models with three-dimensional positions note how far those of text lag behind.
+        lagging = [m for m in model.backbone.modules() if "rope_deltas" in vars(m)]
+        for module in lagging:
+            module.rope_deltas = None
         cache = DynamicCache()
         out = model.backbone.base_model(**inputs, past_key_values=cache, use_cache=True)
-        deltas = getattr(out, "rope_deltas", None)
-        if deltas is not None:
-            self.offset = int(deltas.flatten()[0])
+        for module in lagging:
+            if module.rope_deltas is not None:
+                self.offset = int(module.rope_deltas.flatten()[0])
         backbone = KeyValues.from_cache(cache)
         k, v, _ = model.head.project(out.last_hidden_state.float())
         self.kv[()] = _with_triatt(backbone, k[0], v[0])
@@ -435,7 +455,9 @@ def _read_head(path: Path, head: TriAttCoT) -> None:
     wanted = head.state_dict()
     if weights.keys() != wanted.keys():
         odd = sorted(weights.keys() ^ wanted.keys())
-        raise ModelFileError(f"{path} must hold exactly the tensors of its config; {odd[0]!r} is missing or too many.")
+        raise ModelFileError(
+            f"{path} must hold exactly the tensors of its config; {odd[0]!r} is missing or too many."
+        )
     for name, tensor in weights.items():
         if tensor.shape != wanted[name].shape:
             raise ModelFileError(

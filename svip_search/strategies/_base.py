@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from hashlib import blake2b
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,8 +119,6 @@ class Strategy:
 
 class _Round:
     """One line of the cycle for many nodes: what is asked, what was handed out, what came back."""
-
-    __slots__ = ("aside", "kind", "n", "nodes", "offsets", "outcomes", "tails", "taken", "temperature", "told")
 
     def __init__(self, kind: type[Request], nodes: Sequence[int], n: int = 1, *, aside: bool = False) -> None:
         self.kind = kind
@@ -295,7 +293,8 @@ class Search:
         """Return what to ask the policy for an `Expand` or `Rollout` in flight, one entry a node."""
         _, start = self._flight[request.id]
         r = self._round
-        assert r is not None and not isinstance(request, Evaluate)
+        assert r is not None
+        assert not isinstance(request, Evaluate)
         temperature = self.config.temperature if r.temperature is None else r.temperature
         whole = isinstance(request, Rollout)
         offsets = r.offsets[start : start + len(request.nodes)]
@@ -330,9 +329,9 @@ class Search:
         r.nodes = [r.nodes[i] for i in told]
         r.outcomes = [r.outcomes[i] for i in told]
         r.tails = [r.tails[i] for i in told] if r.tails else []
-        if r.kind is Evaluate:
+        if told and r.kind is Evaluate:
             self._evaluated(r)
-        else:
+        elif told:
             self._grow(r)
         self._abandon()
 
@@ -419,7 +418,7 @@ class Search:
         arena = self.tree.arena
         added: list[int] = []
         ended: list[int] = []
-        nodes = np.array(r.nodes)
+        nodes = np.array(r.nodes, np.int32)
         deepest = set(nodes[arena.depth[nodes] + 1 >= self.config.max_depth].tolist())
         grown = set(nodes[arena.first_child[nodes] >= 0].tolist())
         for node, continuations in self._usable(r):
@@ -623,7 +622,7 @@ class Search:
             reward = tree.arena.reward[node].tolist()
             known = None if math.isnan(reward[0]) else tuple(reward)
             steps.append(Step(tree.text[node], known, tree.log_prob[node], node))
-        rewards = [None] * len(f.tail)
+        rewards: list[Any] = [None] * len(f.tail)
         if f.tail and f.rewards is not None:
             rewards = [tuple(row) for row in f.rewards[-len(f.tail) :].tolist()]
         steps += [Step(c.text, row, c.log_prob) for c, row in zip(f.tail, rewards, strict=True)]

@@ -69,6 +69,7 @@ def _repair(continuation: object, complaints: list[str]) -> list[Candidate]:
         complaints.append(f"policy must return tuples of Candidate; got {type(continuation).__name__}")
         return []
     steps = []
+    c: Any
     for c in continuation:
         repaired = _repair_step(c, complaints)
         if repaired is None:
@@ -82,8 +83,9 @@ def _repair_step(c: Any, complaints: list[str]) -> Candidate | None:
     if not isinstance(c, Candidate):
         complaints.append(f"policy must return Candidate steps; got {type(c).__name__}")
         return None
-    if not isinstance(c.text, str):
-        complaints.append(f"policy must return steps of text; got {type(c.text).__name__}")
+    text: object = c.text
+    if not isinstance(text, str):
+        complaints.append(f"policy must return steps of text; got {type(text).__name__}")
         return None
     if c.finish_reason not in _REASONS:
         complaints.append(f"policy returned the unknown finish reason {c.finish_reason!r}")
@@ -96,7 +98,7 @@ def _repair_step(c: Any, complaints: list[str]) -> Candidate | None:
     if math.isnan(log_prob) or log_prob == math.inf:
         complaints.append(f"policy returned a log-probability of {log_prob}; it counts as impossible")
         log_prob = IMPOSSIBLE
-    return Candidate(str(c.text), max(log_prob, IMPOSSIBLE), tokens, c.finish_reason)
+    return Candidate(str(text), max(log_prob, IMPOSSIBLE), tokens, c.finish_reason)
 
 
 def check_rewards(

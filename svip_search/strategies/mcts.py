@@ -62,7 +62,8 @@ class MCTSSearch(Search):
             return super()._priors(candidates)
         mean = np.array([c.log_prob / max(c.tokens, 1) for c in candidates])
         weights = np.exp(mean - mean.max())
-        return (weights / weights.sum()).astype(np.float32)
+        priors: NDArray[np.float32] = (weights / weights.sum()).astype(np.float32)
+        return priors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,5 +125,6 @@ class MCTS(Strategy):
             raise ValueError(f"`c` must be a number >= 0; got {self.c!r}.")
         choices = {"rule": ("puct", "uct"), "prior": ("uniform", "policy"), "select": ("weighted", "max")}
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {getattr(self, name)!r}.")
+            value = getattr(self, name)
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")

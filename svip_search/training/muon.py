@@ -1,4 +1,4 @@
-"""Muon for the matrices of a small model (Jordan et al. 2024), in float32 so that any CPU runs it.
+"""Muon for the matrices and filters of a small model (Jordan et al. 2024), in float32 so that any CPU runs it.
 
 ``torch.optim.Muon`` orthogonalises in bfloat16, which processors without bfloat16 units emulate
 slowly; the update below is the same, scaled to the root mean square of an Adam step (Liu et al.
@@ -27,10 +27,10 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised, for two-dimensional parameters.
+    """Momentum, orthogonalised, for matrices and convolution filters.
 
     Args:
-        params: matrices.
+        params: matrices, or filters [out, in, …], which count as matrices [out, rest].
         lr: learning rate, as for AdamW.
         momentum: of the Nesterov average.
         weight_decay: decoupled.
@@ -51,6 +51,7 @@ class Muon(torch.optim.Optimizer):
                 if "average" not in state:
                     state["average"] = torch.zeros_like(p)
                 average = state["average"].lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalize(p.grad.lerp(average, group["momentum"]).float())
+                direction = p.grad.lerp(average, group["momentum"]).float().flatten(1)
+                update = orthogonalize(direction).view_as(p).to(p.dtype)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.to(p.dtype), alpha=-group["lr"] * 0.2 * max(p.shape) ** 0.5)
+                p.add_(update, alpha=-group["lr"] * 0.2 * max(direction.shape) ** 0.5)

@@ -50,6 +50,7 @@ class TrainRewardConfig:
     Args:
         out: folder for the finished model and its log.
         backbone: folder of a policy whose weights the backbone starts from; empty: from scratch.
+        size: size of a backbone from scratch, as in ``TrainPolicyConfig.model``.
         policies: folders of policies whose samples are judged too.
         samples: puzzles to see in all.
         chains: chains of thought a puzzle: one right, one corrupted, the others sampled.
@@ -64,10 +65,12 @@ class TrainRewardConfig:
         bf16: compute in bfloat16.
         validate_every: puzzles between two validations.
         validation_puzzles: held-out puzzles of a validation.
+        chunk: puzzles drawn and judged at a time.
     """
 
     out: str = "runs/svip-tiny"
     backbone: str = ""
+    size: str = "puzzle-tiny"
     policies: tuple[str, ...] = ()
     samples: int = 20_000
     chains: int = 5
@@ -82,9 +85,10 @@ class TrainRewardConfig:
     bf16: bool = False
     validate_every: int = 4096
     validation_puzzles: int = 200
+    chunk: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("samples", "batch_size", "validate_every", "validation_puzzles"):
+        for name in ("samples", "batch_size", "validate_every", "validation_puzzles", "chunk"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive; got {getattr(self, name)}.")
         if self.chains < 2:
@@ -351,13 +355,13 @@ def train_reward(
     backbone = (
         AutoModelForImageTextToText.from_pretrained(config.backbone)
         if config.backbone
-        else new_model("puzzle-tiny", processor)
+        else new_model(config.size, processor)
     )
     head = TriAttCoT(backbone.config.text_config.hidden_size, config.head_dim, config.n_kv_heads)
     model = _Model(backbone, head).to(device).train()
     policies = _load_policies(config, device)
     optimizers = make_optimizers(model, config.learning_rate)
-    out, size = Path(config.out), 512
+    out, size = Path(config.out), config.chunk
     out.mkdir(parents=True, exist_ok=True)
     held_out = [generate_puzzle(VALIDATION_SEED, i) for i in range(config.validation_puzzles)]
     judge = policies[-1] if policies else backbone

@@ -169,8 +169,13 @@ def _data_url(source: Any) -> str | None:
 
 def _script_safe(data: dict[str, Any]) -> str:
     """Write JSON that no HTML parser can mistake for markup, whatever the texts hold."""
-    text = json.dumps(data, allow_nan=False, separators=(",", ":"))  # ASCII: odd characters become \u....
-    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no character
+    return re.sub(r"[^ -~]|[<>&]", lambda odd: "".join(f"\\u{unit:04x}" for unit in _utf16(odd[0])), text)
+
+
+def _utf16(character: str) -> list[int]:
+    return np.frombuffer(character.encode("utf-16-le"), "<u2").tolist()
 
 
 def _plain(result: Result) -> str:

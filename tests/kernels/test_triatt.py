@@ -160,7 +160,8 @@ def test_incremental_equals_full_to_the_last_bit(shape, dtype):
     full = triatt(tree, range(len(tree)), q, head, return_att=True)
     for n in range(1, len(tree) + 1):  # the tree as it was when node n - 1 was the newest
         cut = tree.token_ptr[n]
-        young = KVTree(tree.parent[:n], tree.token_ptr[: n + 1], tree.segment[:cut], tree.k[:cut], tree.v[:cut])
+        arrays = tree.segment[:cut], tree.k[:cut], tree.v[:cut]
+        young = KVTree(tree.parent[:n], tree.token_ptr[: n + 1], *arrays)
         new = triatt(young, [n - 1], q[n - 1 : n], head, return_att=True)
         assert np.array_equal(new.scores[0], full.scores[n - 1])
         assert np.array_equal(new.att[0], full.att[n - 1])
@@ -225,11 +226,11 @@ def test_state_reproduces_the_attention_output():
 
 
 def test_half_precision_keys_and_values():
-    tree, head, q = make_tree("beam", dtype=np.float32), make_head(dtype=np.float32), np.ones((3, 8), np.float32)
-    half = KVTree(tree.parent, tree.token_ptr, tree.segment, torch.tensor(tree.k).bfloat16(),
-                  torch.tensor(tree.v).bfloat16())  # fmt: skip
+    tree, head = make_tree("beam", dtype=np.float32), make_head(dtype=np.float32)
+    q, k, v = np.ones((3, 8), np.float32), torch.tensor(tree.k).bfloat16(), torch.tensor(tree.v).bfloat16()
+    half = KVTree(tree.parent, tree.token_ptr, tree.segment, k, v)
     scores = triatt(half, range(len(tree)), to_torch(q), to_torch(head)).scores
-    rounded = KVTree(tree.parent, tree.token_ptr, tree.segment, half.k.float().numpy(), half.v.float().numpy())
+    rounded = KVTree(tree.parent, tree.token_ptr, tree.segment, k.float().numpy(), v.float().numpy())
     assert scores.dtype == torch.float32
     assert np.abs(scores.numpy() - dense(rounded, range(len(tree)), q, head)[0]).max() < 1e-6
 
@@ -250,7 +251,8 @@ def test_scan_equals_full(shape, biased, library):
 
 def test_scan_continues_from_states():
     """Each node from its parent's state alone, as a search does it."""
-    tree, head, q, bias = make_tree("recursive"), make_head(), np.ones((3, 8)), np.random.standard_normal((3, 4))
+    tree, head = make_tree("recursive"), make_head()
+    q, bias = np.random.standard_normal((3, 8)), np.random.standard_normal((3, 4))
     full = triatt(tree, range(len(tree)), q, head, bias=bias).scores
     states: list[State] = []
     for node, parent in enumerate(tree.parent):
@@ -265,7 +267,8 @@ def test_scan_continues_from_states():
 def test_scan_of_a_forest_of_siblings():
     tree, head, q, bias = make_tree("star"), make_head(), np.ones((3, 8)), np.random.standard_normal((3, 4))
     cut, n = tree.token_ptr[1], len(tree) - 1
-    old = triatt_scan(KVTree([-1], [0, cut], tree.segment[:cut], tree.k[:cut], tree.v[:cut]), q, head, bias=bias)
+    root = KVTree([-1], [0, cut], tree.segment[:cut], tree.k[:cut], tree.v[:cut])
+    old = triatt_scan(root, q, head, bias=bias)
     new = KVTree([-1] * n, tree.token_ptr[1:] - cut, tree.segment[cut:], tree.k[cut:], tree.v[cut:])
     out = triatt_scan(new, q, head, bias=bias, state=State(*(np.repeat(a, n, 0) for a in old.state)))
     full = triatt(tree, range(1, len(tree)), q, head, bias=bias)

@@ -23,7 +23,13 @@ from svip_search.models.puzzle_processor import make_tokenizer
 
 WORDS = ("the", "red", "blue", "circle", "is", "answer", ":", "4", "what", "?")
 SIDE = 32
-TEXT = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+TEXT = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 
 
 class TinyProcessor:
@@ -40,7 +46,9 @@ class TinyProcessor:
         data, counts = self.encode(pictures) if pictures else ({}, [])
         for count in counts:
             text = text.replace("<image>", ":" + "<IMAGE>" * count + ":", 1)
-        ids = self.tokenizer(text.replace("<IMAGE>", "<image>"), return_tensors="pt", return_token_type_ids=False)
+        ids = self.tokenizer(
+            text.replace("<IMAGE>", "<image>"), return_tensors="pt", return_token_type_ids=False
+        )
         return {**ids, **data}
 
     def pixels(self, pictures: list[Image.Image]) -> torch.Tensor:
@@ -68,7 +76,10 @@ class QwenTiny(TinyProcessor):
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
         make = Qwen2VLImageProcessorPil(
-            patch_size=8, merge_size=2, temporal_patch_size=2, size={"shortest_edge": 16**2, "longest_edge": 64**2}
+            patch_size=8,
+            merge_size=2,
+            temporal_patch_size=2,
+            size={"shortest_edge": 16**2, "longest_edge": 64**2},
         )
         data = dict(make(images=pictures, return_tensors="pt"))
         return data, (data["image_grid_thw"].prod(-1) // 4).tolist()
@@ -76,16 +87,28 @@ class QwenTiny(TinyProcessor):
 
 def llava(vocabulary: int, image: int) -> Any:
     vision = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE, patch_size=8
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIDE,
+        patch_size=8,
     )
     text = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=256, **TEXT)
-    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_id=image))
+    return LlavaForConditionalGeneration(
+        LlavaConfig(vision_config=vision, text_config=text, image_token_id=image)
+    )
 
 
 def idefics3(vocabulary: int, image: int) -> Any:
-    vision = dict(
-        hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=SIDE, patch_size=8
-    )
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIDE,
+        "patch_size": 8,
+    }
     text = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=256, pad_token_id=0, **TEXT)
     config = Idefics3Config(
         vision_config=vision, text_config=text, image_token_id=image, scale_factor=2, pad_token_id=0
@@ -94,16 +117,16 @@ def idefics3(vocabulary: int, image: int) -> Any:
 
 
 def qwen2_5_vl(vocabulary: int, image: int) -> Any:
-    vision = dict(
-        depth=2,
-        hidden_size=32,
-        intermediate_size=32,
-        num_heads=2,
-        patch_size=8,
-        window_size=32,
-        out_hidden_size=TEXT["hidden_size"],
-        fullatt_block_indexes=[1],
-    )
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": 8,
+        "window_size": 32,
+        "out_hidden_size": TEXT["hidden_size"],
+        "fullatt_block_indexes": [1],
+    }
     text = dict(
         vocab_size=vocabulary,
         max_position_embeddings=256,

@@ -17,6 +17,8 @@ from transformers import (
     LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
 )
 
 from svip_search import kernels
@@ -28,7 +30,10 @@ from svip_search.models.prompt import build_inputs, encode_step
 from svip_search.rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT
 from svip_search.rewards.svip_reward import SvipReward, image_token
 
-WORDS = "what is missing the first second shape color red blue circle square so answer : 1 2 3 ?".split()
+WORDS = (
+    *("what", "is", "missing", "the", "first", "second", "shape", "color", "red", "blue", "circle", "square"),
+    *("so", "answer", ":", "1", "2", "3", "?"),
+)
 
 VARIANTS = [
     {"n_kv_heads": heads, "query": query, "segment_bias": bias, "head": head}
@@ -57,10 +62,15 @@ def llava() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", additional_special_tokens=["<image>"]
     )
-    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-                              image_size=16, patch_size=8)  # fmt: skip
-    text = LlamaConfig(vocab_size=len(tokenizer), hidden_size=24, intermediate_size=32, num_hidden_layers=2,
-                       num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256)  # fmt: skip
+    layers = {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = CLIPVisionConfig(hidden_size=16, image_size=16, patch_size=8, **layers)
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        **layers,
+    )
     config = LlavaConfig(vision_config=vision, text_config=text, image_token_id=2)
     images = CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     processor = LlavaProcessor(images, tokenizer, patch_size=8, vision_feature_select_strategy="default",
@@ -71,6 +81,45 @@ def llava() -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
 def puzzle():
     processor = new_processor()
     return new_model("puzzle-nano", processor), processor
+
+
+class QwenProcessor:
+    """What a Qwen2-VL processor returns for one 8 x 8 grid of patches; a word is one token."""
+
+    chat_template = None
+
+    @property
+    def tokenizer(self) -> QwenProcessor:
+        return self
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        return [10 + len(word) for word in text.split(" ")]
+
+    def __call__(self, images, text, return_tensors):
+        pixels = np.resize(np.asarray(images[0]) / 255, (64, 96)).astype(np.float32)
+        ids = torch.tensor([[7, 5, *[3] * 16, 6, 8, 9]])
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": (ids == 3).int(),
+            "pixel_values": torch.from_numpy(pixels),
+            "image_grid_thw": torch.tensor([[1, 8, 8]]),
+        }
+
+
+def qwen() -> tuple[Qwen2VLForConditionalGeneration, QwenProcessor]:
+    """Return a random Qwen2-VL, whose positions are three-dimensional at the picture."""
+    rope = {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [1, 1, 2]}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    text = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 32, "rope_parameters": rope, **layers,
+            "bos_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 256}  # fmt: skip
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, image_token_id=3, video_token_id=4,
+                           vision_start_token_id=5, vision_end_token_id=6)  # fmt: skip
+    model = Qwen2VLForConditionalGeneration(config)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, 0, 0.2)
+    return model, QwenProcessor()
 
 
 def make_head(width: int, **variant) -> TriAttCoT:
@@ -109,9 +158,12 @@ def whole(reward: SvipReward, question: Question, path: tuple[str, ...]) -> np.n
         owner += [i] * len(tokens)
         separators.append(len(ids) - 1)
     image = image_token(reward.backbone.config)
-    segments = [STEP if o >= 0 else IMAGE if t == image else QUESTION for t, o in zip(ids, owner, strict=True)]
+    prompt_segments = [IMAGE if token == image else QUESTION for token in prompt]
+    segments = prompt_segments + [STEP] * (len(ids) - len(prompt))
     assert IMAGE in segments
     inputs |= {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
+    if "mm_token_type_ids" in inputs:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == image).int()
     with torch.no_grad():
         hidden = reward.backbone.base_model(**inputs).last_hidden_state
         logits = reward.head(hidden, *(torch.tensor([x]) for x in (segments, owner, separators)))
@@ -229,7 +281,7 @@ def test_wrong_batches_are_named():
 # -- the reward model ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [llava, puzzle])
+@pytest.mark.parametrize("make", [llava, puzzle, qwen])
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_batched_scores_equal_whole_paths(make, variant):
     reward = make_reward(make, variant)
@@ -242,7 +294,9 @@ def test_batched_scores_equal_whole_paths(make, variant):
         np.testing.assert_allclose(rewards, whole(reward, QUESTIONS[0], path), atol=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"batch_size": 1}, {"cache_tokens": 0}, {"cache_tokens": 40}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_size": 1}, {"cache_tokens": 0}, {"cache_tokens": 40}], ids=str
+)
 def test_order_batching_and_eviction_do_not_matter(options):
     reward = make_reward(**options)
     expected = make_reward().evaluate(QUESTIONS[0], PATHS) + make_reward().evaluate(QUESTIONS[1], PATHS)
@@ -298,11 +352,25 @@ def test_degenerate_calls():
     assert np.array_equal(a, b)
     with pytest.raises(TypeError, match="`paths` must hold tuples of step texts"):
         reward.evaluate(QUESTIONS[0], [(1, 2)])
+    with pytest.raises(TypeError, match="`paths` must hold tuples of step texts; got 'red'"):
+        reward.evaluate(QUESTIONS[0], ["red"])
     with pytest.raises(ImageError):
         reward.evaluate(Question("what ?", images=["no-such-picture.png"]), [(A,)])
     with pytest.raises(RewardError, match=r"a path of \d+ tokens does not fit the 256 positions"):
         reward.evaluate(QUESTIONS[0], [(A,) * 60])
     assert np.array_equal(reward.evaluate(QUESTIONS[0], [(A, B)])[0], a)
+
+
+def test_a_failing_backbone_leaves_nothing_behind(monkeypatch):
+    reward = make_reward()
+    expected = make_reward().evaluate(QUESTIONS[0], [(A, B), (A, C_)])
+    reward.evaluate(QUESTIONS[0], [(A,)])
+    with monkeypatch.context() as patch:
+        patch.setattr(reward.head, "project", lambda hidden: 1 / 0)
+        with pytest.raises(RewardError, match="LlavaForConditionalGeneration raised division by zero"):
+            reward.evaluate(QUESTIONS[0], [(A, B)])
+    found = reward.evaluate(QUESTIONS[0], [(A, B), (A, C_)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_questions_are_told_apart_by_their_pictures():
@@ -353,6 +421,10 @@ def test_saved_and_loaded(make, tmp_path):
     assert len(SvipReward.load(tmp_path / "head").evaluate(QUESTIONS[0], PATHS)) == len(PATHS)
 
 
+def overwrite(name, content=b"short"):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
 def spoil_config(**change):
     def spoil(folder):
         data = json.loads((folder / "config.json").read_text())
@@ -376,9 +448,9 @@ def spoil_head(**change):
     ("spoil", "message"),
     [
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read"),
-        (lambda f: (f / "config.json").write_bytes(b"\xff\xfe"), "config.json cannot be read"),
-        (lambda f: (f / "config.json").write_text("[]"), "does not describe a reward model"),
+        (overwrite("config.json", b"{"), "config.json cannot be read"),
+        (overwrite("config.json", b"\xff\xfe"), "config.json cannot be read"),
+        (overwrite("config.json", b"[]"), "does not describe a reward model"),
         (spoil_config(format="other"), "does not describe a reward model"),
         (spoil_config(version=2), "has version 2; this library reads version 1"),
         (spoil_config(backbone=3), "must have an object `head` and a text `backbone`"),
@@ -387,13 +459,13 @@ def spoil_head(**change):
         (spoil_config(head={"head_dim": 4}), r"`\w+.*` must have shape .* got"),
         (spoil_config(head={"head": "mlp"}), "must hold exactly the tensors"),
         (lambda f: (f / "head.safetensors").unlink(), "head.safetensors is missing"),
-        (lambda f: (f / "head.safetensors").write_bytes(b"short"), "head.safetensors cannot be read"),
+        (overwrite("head.safetensors"), "head.safetensors cannot be read"),
         (spoil_head(head_b=None), "'head_b' is missing or too many"),
         (spoil_head(head_b=torch.full((3,), torch.nan)), "`head_b` must hold finite"),
         (spoil_head(head_b=torch.zeros(3, dtype=torch.int64)), "`head_b` must hold finite floating-point"),
         (lambda f: (f / "backbone" / "config.json").unlink(), "does not hold a usable backbone"),
-        (lambda f: (f / "backbone" / "model.safetensors").write_bytes(b"short"), "does not hold a usable backbone"),
-        (lambda f: (f / "backbone" / "tokenizer.json").write_text("{"), "does not hold a usable backbone"),
+        (overwrite("backbone/model.safetensors"), "does not hold a usable backbone"),
+        (overwrite("backbone/tokenizer.json", b"{"), "does not hold a usable backbone"),
     ],
 )
 def test_damaged_folders_are_one_line(spoil, message, tmp_path):
@@ -412,7 +484,7 @@ def test_backbones_without_all_weights_are_refused(tmp_path):
     weights = load_file(path)
     weights.pop(next(k for k in weights if "q_proj" in k))
     save_file(weights, path, metadata={"format": "pt"})
-    with pytest.raises(ModelFileError, match="lacks weights of its backbone: .*q_proj"):
+    with pytest.raises(ModelFileError, match=r"lacks weights of its backbone: .*q_proj"):
         SvipReward.load(tmp_path)
 
 
@@ -424,8 +496,7 @@ def test_a_head_of_another_width_is_refused(tmp_path):
         make_reward(batch_size=0)
     make_reward().save(tmp_path / "a")
     make_reward(puzzle).save(tmp_path / "b")
-    text = json.loads((tmp_path / "a" / "config.json").read_text())
-    (tmp_path / "a" / "config.json").write_text(json.dumps({**text, "backbone": str(tmp_path / "b" / "backbone")}))
+    spoil_config(backbone=str(tmp_path / "b" / "backbone"))(tmp_path / "a")
     with pytest.raises(ModelFileError, match="does not fit its backbone"):
         SvipReward.load(tmp_path / "a")
 
@@ -433,4 +504,5 @@ def test_a_head_of_another_width_is_refused(tmp_path):
 def test_configuration_survives(tmp_path):
     for i, variant in enumerate(VARIANTS):
         make_reward(variant=variant).save(tmp_path / str(i))
-        assert asdict(SvipReward.load(tmp_path / str(i)).head.config) == asdict(make_head(24, **variant).config)
+        loaded = SvipReward.load(tmp_path / str(i))
+        assert asdict(loaded.head.config) == asdict(make_head(24, **variant).config)
