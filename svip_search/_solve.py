@@ -7,7 +7,6 @@ course whatever it shared a batch with.
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
@@ -99,11 +98,12 @@ async def asolve(
     the task is cancelled, the thread ends after the model call it is in.
 
     Example:
-        >>> import asyncio
-        >>> from svip_search.testing import HashPolicy
+        >>>         >>> from svip_search.testing import HashPolicy
         >>> asyncio.run(asolve("Which?", HashPolicy(), strategy="greedy")).stopped_by
         'finished'
     """
+    import asyncio  # a running loop has imported it already; everybody else is spared its cost
+
     cancelled = threading.Event()
 
     def check() -> bool:

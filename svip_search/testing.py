@@ -5,15 +5,20 @@ They depend on what they are asked and on nothing else, so any batching gives th
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Any, Literal, get_args
+from random import Random
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._types import Candidate, Policy, Prefix, ProposeRequest, Question, RewardModel
+
+if TYPE_CHECKING:
+    from .strategies import Search
 
 PolicyFault = Literal["raises", "empty", "too_many", "nan", "wrong_type", "wrong_length"]
 RewardFault = Literal["raises", "wrong_shape", "out_of_range", "nan", "wrong_type", "wrong_length"]
@@ -274,3 +279,48 @@ class InstantReward:
             found.append(table[position : position + length])
         self.calls = position
         return found
+
+
+def play(
+    search: Search,
+    policy: Policy,
+    reward: RewardModel | None = None,
+    *,
+    limit: int = 64,
+    rng: Random | None = None,
+    copy: bool = False,
+) -> Search:
+    """Return a search played to its end, without budget.
+
+    Args:
+        search: is changed, unless ``copy``.
+        policy: asked one request at a time.
+        reward: asked one path at a time.
+        limit: nodes in flight.
+        rng: draws how much is asked at once and which request is told next; None keeps the order.
+        copy: pickle and unpickle the search before every step.
+
+    Example:
+        >>> from svip_search import BestOfN, Question
+        >>> play(BestOfN(n=2).start(Question("Which?")), HashPolicy(), HashReward()).done
+        True
+    """
+    pending: list[Any] = []
+    while not search.done:
+        if copy:
+            search = pickle.loads(pickle.dumps(search))
+        pending += search.ask(limit if rng is None else rng.randint(1, limit))
+        request = pending.pop(0 if rng is None else rng.randrange(len(pending)))
+        search.tell(request.id, answer_request(search, request, policy, reward))
+    return search
+
+
+def answer_request(search: Search, request: Any, policy: Policy, reward: RewardModel | None) -> list[Any]:
+    """Return the outcome of one request, an exception where a model raised."""
+    try:
+        if hasattr(request, "n"):
+            return list(policy.propose(search.requests_for(request)))
+        assert reward is not None
+        return list(reward.evaluate(search.question, search.paths(request)))
+    except Exception as error:
+        return [error] * len(request.nodes)

@@ -84,7 +84,7 @@ def test_foreign_text_is_never_markup(text: str, tmp_path: Path) -> None:
     page = write_html(result, tmp_path / "tree.html").read_text(encoding="utf-8")
     assert page.count("<script") == page.count("</script>") == 2
     assert "<img src=x" not in page
-    assert page.isascii()
+    assert page[page.index('id="data"') : page.index("</script>")].isascii()
     assert data_of(page)["nodes"]["text"][1] == text.replace("\ud800", "?")
     head = page[: page.index("<style>")]
     assert len(head) < 3000
@@ -140,7 +140,7 @@ def browse(path: Path, profile: Path) -> tuple[str, str]:
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-@pytest.mark.parametrize("size", [1, 12, 2000])
+@pytest.mark.parametrize("size", [1, 2000])
 def test_page_works_in_a_browser(size: int, tmp_path: Path) -> None:
     policy = HashPolicy(branching=7, depth=4, distinct=True)
     question = Question("Which one?", [np.zeros((8, 8, 3), np.uint8)], ["red", "blue"], "red")
@@ -163,5 +163,6 @@ def test_foreign_text_stays_text_in_a_browser(tmp_path: Path) -> None:
     result = solve(Question(text, options=[text, "b"]), Quoting(text), strategy=SelfConsistency(n=1))
     document, console = browse(write_html(result, tmp_path / "tree.html"), tmp_path / "profile")
     assert console == ""
-    assert document.count("<script") == 2 + document.count("&lt;script")
+    assert document.count("<script") == 2
+    assert "&lt;script&gt;alert(1)" in document
     assert not re.search(r"<img src=.?x", document)

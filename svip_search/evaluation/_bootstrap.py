@@ -41,10 +41,11 @@ def resampled_means(values: ArrayLike, resamples: int = RESAMPLES, seed: int = 0
     if questions < 1:
         raise ValueError("`values` must hold at least one question.")
     rng = np.random.default_rng(seed)
-    even = np.full(questions, 1 / questions)
     parts = []
     for start in range(0, resamples, _CHUNK):
-        counts = rng.multinomial(questions, even, size=min(_CHUNK, resamples - start))
+        rows = min(_CHUNK, resamples - start)
+        drawn = rng.integers(questions, size=(rows, questions)) + questions * np.arange(rows)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=rows * questions).reshape(rows, questions)
         parts.append(series @ counts.T / questions)
     return np.concatenate(parts, axis=1)
 

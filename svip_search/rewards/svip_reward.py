@@ -135,7 +135,8 @@ class SvipReward:
             ImageError: a picture cannot be read.
             RewardError: a path is longer than the backbone's context, or the backbone raised.
         """
-        for path in paths:
+        given: Sequence[Any] = paths
+        for path in given:
             if isinstance(path, str) or any(not isinstance(step, str) for step in path):
                 raise TypeError(f"`paths` must hold tuples of step texts; got {path!r}.")
         paths = [tuple(p) for p in paths]

@@ -38,6 +38,7 @@ class TrainPolicyConfig:
     Args:
         model: ``"puzzle-nano"`` or ``"puzzle-tiny"``.
         out: folder for the finished model, its log and the checkpoint.
+        start: folder of a model of the same size to begin from; empty: from scratch.
         samples: puzzles to see in all; none is seen twice.
         eye_samples: of these, how many at the start train the eye alone, at a third of the cost:
             numerals take the most pictures to learn, and reading is of no use before them.
@@ -59,6 +60,7 @@ class TrainPolicyConfig:
 
     model: str = "puzzle-nano"
     out: str = "runs/puzzle-nano"
+    start: str = ""
     samples: int = 200_000
     eye_samples: int = 0
     muon_filters: bool = True
@@ -208,7 +210,10 @@ def _start(config: TrainPolicyConfig) -> _Run:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     processor = new_processor()
-    model = new_model(config.model, processor).to(device)
+    model = new_model(config.model, processor)
+    if config.start:
+        model.load_state_dict(PuzzleVLMForConditionalGeneration.from_pretrained(config.start).state_dict())
+    model.to(device)
     run = _Run(config, model, processor, make_optimizers(model, config.learning_rate, config.muon_filters), device)
     Path(config.out).mkdir(parents=True, exist_ok=True)
     if config.resume and run.checkpoint.exists():

@@ -175,7 +175,7 @@ def _script_safe(data: dict[str, Any]) -> str:
 
 
 def _utf16(character: str) -> list[int]:
-    return np.frombuffer(character.encode("utf-16-le"), "<u2").tolist()
+    return [int(unit) for unit in np.frombuffer(character.encode("utf-16-le"), "<u2")]
 
 
 def _plain(result: Result) -> str:

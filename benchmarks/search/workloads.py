@@ -1,0 +1,33 @@
+"""The searches that are timed: models that cost almost nothing, so that the search itself remains."""
+
+from __future__ import annotations
+
+from svip_search import MCTS, Beam, Evaluate, Question, Search, Strategy
+from svip_search.testing import InstantPolicy, InstantReward
+
+QUESTION = Question("Which?")
+BRANCHING, DEPTH = 6, 16
+
+
+def run(strategy: Strategy, depth: int = DEPTH, branching: int = BRANCHING, limit: int = 4096) -> Search:
+    """Play a search against instant models, which are given depths in place of texts."""
+    policy, reward = InstantPolicy(branching, depth), InstantReward()
+    search = strategy.start(QUESTION)
+    while not search.done:
+        for request in search.ask(limit):
+            depths = search.tree.arena.depth[list(request.nodes)].tolist()
+            if isinstance(request, Evaluate):
+                search.tell(request.id, reward.rewards(depths))
+            else:
+                search.tell(request.id, [policy.last if d + 1 >= depth else policy.steps for d in depths])
+    return search
+
+
+def mcts(nodes: int, parallel: int) -> MCTS:
+    """Return an MCTS that grows to about this many nodes."""
+    return MCTS(iterations=nodes // BRANCHING, expand=BRANCHING, parallel=parallel)
+
+
+def beam(width: int, expand: int) -> Beam:
+    """Return a beam of this size."""
+    return Beam(width=width, expand=expand)

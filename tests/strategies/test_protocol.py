@@ -1,0 +1,208 @@
+"""What holds for every strategy: determinism, the protocol, and faults that never end a search."""
+
+import pickle
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from svip_search import (
+    MCTS,
+    Beam,
+    BestOfN,
+    Candidate,
+    Evaluate,
+    Greedy,
+    Question,
+    SelfConsistency,
+    WeightedVote,
+)
+from svip_search.testing import FaultyPolicy, FaultyReward, HashPolicy, HashReward, answer_request, play
+
+quick = settings(max_examples=15, deadline=None)
+QUESTION = Question("Which?", options=["red", "green", "blue"])
+CONFIGS = [
+    Greedy(),
+    BestOfN(n=6),
+    SelfConsistency(n=7, chunk=3),
+    WeightedVote(n=5),
+    Beam(width=3, expand=3),
+    MCTS(iterations=9, expand=3),
+    MCTS(iterations=9, expand=3, parallel=4, prior="policy", rule="uct", select="max"),
+    MCTS(iterations=5, expand=2, rollout=True, parallel=2),
+]
+every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.name}{CONFIGS.index(c)}")
+POLICY_FAULTS = ["raises", "empty", "too_many", "nan", "wrong_type", "wrong_length"]
+REWARD_FAULTS = ["raises", "wrong_shape", "out_of_range", "nan", "wrong_type", "wrong_length"]
+
+
+def outcome_of(search):
+    """Everything that has to be the same."""
+    result = search.result()
+    return search.tree.to_json(), result.answer, result.votes, search.degraded, repr(result.trajectories)
+
+
+@every_config
+@quick
+@given(limit=st.integers(1, 9), order=st.integers(0, 1000), copy=st.booleans(), seed=st.integers(0, 2))
+def test_batching_order_and_pickling_do_not_change_the_tree(config, limit, order, copy, seed):
+    plain = play(config.start(QUESTION, seed), HashPolicy(), HashReward(), limit=1000)
+    other = config.start(QUESTION, seed)
+    other = play(other, HashPolicy(), HashReward(), limit=limit, rng=Random(order), copy=copy)
+    assert outcome_of(other) == outcome_of(plain)
+
+
+@every_config
+@pytest.mark.parametrize("fault", POLICY_FAULTS)
+def test_policy_faults_degrade_the_same_way_in_any_order(config, fault):
+    policy = FaultyPolicy(HashPolicy(), fault, rate=0.4)
+    plain = play(config.start(QUESTION), policy, HashReward(), limit=1)
+    other = play(config.start(QUESTION), policy, HashReward(), limit=1, rng=Random(1))
+    assert outcome_of(plain) == outcome_of(other)
+    total = play(config.start(QUESTION), FaultyPolicy(HashPolicy(), fault), HashReward(), limit=1)
+    assert total.done
+    assert total.degraded
+    assert all("policy" in entry for entry in total.degraded)
+    total.result()
+
+
+@every_config
+@pytest.mark.parametrize("fault", REWARD_FAULTS)
+def test_reward_faults_degrade_the_same_way_in_any_order(config, fault):
+    reward = FaultyReward(HashReward(), fault, rate=0.4)
+    plain = play(config.start(QUESTION), HashPolicy(), reward, limit=1)
+    other = play(config.start(QUESTION), HashPolicy(), reward, limit=1, rng=Random(1))
+    assert outcome_of(plain) == outcome_of(other)
+    total = play(config.start(QUESTION), HashPolicy(), FaultyReward(HashReward(), fault), limit=1)
+    assert total.done
+    assert bool(total.degraded) == config.needs_reward
+    assert all("reward model" in entry for entry in total.degraded)
+
+
+@every_config
+def test_result_is_valid_after_every_tell(config):
+    search = config.start(QUESTION)
+    while not search.done:
+        for request in search.ask(2):
+            search.tell(request.id, answer_request(search, request, HashPolicy(), HashReward()))
+            result = search.result()
+            assert result.answer is None or result.answer in QUESTION.options
+            assert result.stopped_by == ("finished" if search.done else "interrupted")
+    assert result.answer in QUESTION.options
+    assert result.trajectory in result.trajectories
+    assert all(t.steps[-1].node in (t.node, -1) for t in result.trajectories)
+
+
+@every_config
+def test_ask_never_exceeds_the_limit_and_tell_is_idempotent(config):
+    search = config.start(QUESTION)
+    told = []
+    while not search.done:
+        requests = search.ask(2)
+        assert sum(len(r.nodes) for r in requests) <= 2
+        assert search.ask(2) == [] or sum(len(r.nodes) for r in requests) < 2
+        for request in requests:
+            outcome = answer_request(search, request, HashPolicy(), HashReward())
+            search.tell(request.id, outcome)
+            search.tell(request.id, [ValueError()] * len(request.nodes))
+            told.append(request.id)
+    assert not search.degraded
+    search.tell(told[0], "ignored")
+    with pytest.raises(KeyError, match="`id`"):
+        search.tell(told[-1] + 1, [])
+
+
+@every_config
+@quick
+@given(stop_after=st.integers(0, 12))
+def test_a_stopped_search_keeps_what_it_was_told_and_can_be_completed(config, stop_after):
+    search = config.start(QUESTION)
+    for _ in range(stop_after):
+        for request in search.ask(2):
+            search.tell(request.id, answer_request(search, request, HashPolicy(), HashReward()))
+    search.stop("tokens")
+    assert search.done
+    assert (search.tree.arena.virtual_visits == 0).all()
+    if not search.finished:
+        assert search.complete()
+        play(search, HashPolicy(), HashReward())
+        assert search.result().answer in QUESTION.options
+    assert search.result().stopped_by == ("finished" if search.stopped_by is None else "tokens")
+
+
+@every_config
+def test_depth_limit_ends_trajectories(config):
+    limited = type(config)(**{**vars(config), "max_depth": 2})
+    search = play(limited.start(QUESTION), HashPolicy(depth=9), HashReward())
+    assert search.tree.arena.depth.max() <= 2
+    assert search.result().answer is None
+    assert all(len(t.steps) == 2 for t in search.result().trajectories)
+    assert search.finished > 0
+
+
+@every_config
+def test_outcome_models_are_taken_as_well(config):
+    search = play(config.start(QUESTION), HashPolicy(), HashReward(kind="orm"))
+    assert not search.degraded
+    assert search.result().answer in QUESTION.options
+
+
+@pytest.mark.parametrize("outcome", [None, "text", 7, [], [1, 2, 3], RuntimeError("down"), {"a": 1}])
+@every_config
+def test_any_outcome_is_survived(config, outcome):
+    search = config.start(QUESTION)
+    while not search.done:
+        for request in search.ask(3):
+            search.tell(request.id, outcome)
+    assert search.degraded
+    assert search.result().answer is None
+
+
+def test_exceptions_inside_an_outcome_fail_their_node_alone():
+    search = Beam(width=2, expand=2).start(QUESTION)
+    policy = HashPolicy(distinct=True)
+    for request in search.ask():
+        search.tell(request.id, answer_request(search, request, policy, None))
+    (request,) = search.ask()
+    assert isinstance(request, Evaluate)
+    rewards = answer_request(search, request, policy, HashReward())
+    search.tell(request.id, [RuntimeError("lost"), *rewards[1:]])
+    assert search.degraded == ["node 1: reward model failed: RuntimeError: lost"]
+    assert search.wants is not None
+
+
+def test_duplicate_steps_are_merged_in_one_place():
+    class Repeating(HashPolicy):
+        def _step(self, request, prefix, i):
+            step = super()._step(request, prefix, 0)
+            return Candidate("same", finish_reason=step.finish_reason)
+
+    search = play(Beam(width=2, expand=4).start(QUESTION), Repeating(depth=3), HashReward())
+    assert len(search.tree) == 4
+    drawn = play(BestOfN(n=5).start(QUESTION), Repeating(depth=3), HashReward())
+    assert len(drawn.tree) == 4
+    assert drawn.finished == 5
+    assert drawn.usage.reward_calls == 1
+
+
+def test_seeds_differ_between_nodes_and_draws_but_not_between_searches():
+    search = MCTS(parallel=3, iterations=9).start(QUESTION, seed=5)
+    seeds = []
+    twin = MCTS(parallel=2, iterations=9).start(QUESTION, seed=5)
+    assert search.requests_for(*search.ask())[0].seed == twin.requests_for(*twin.ask())[0].seed
+    search = SelfConsistency(n=6, chunk=2).start(QUESTION, seed=5)
+    while not search.done:
+        for request in search.ask():
+            seeds += [r.seed for r in search.requests_for(request)]
+            search.tell(request.id, answer_request(search, request, HashPolicy(), None))
+    assert len(set(seeds)) == len(seeds) > 1
+
+
+def test_a_search_is_small_when_pickled_and_goes_on_afterwards():
+    search = MCTS(iterations=20).start(QUESTION)
+    (request,) = search.ask()
+    copy = pickle.loads(pickle.dumps(search))
+    outcome = answer_request(search, request, HashPolicy(), None)
+    copy.tell(request.id, outcome)
+    assert len(search.tree) == 1 < len(copy.tree)
