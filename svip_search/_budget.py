@@ -14,12 +14,12 @@ class Usage:
         policy_tokens: tokens the policy generated.
         prompt_tokens: tokens the policy read, where it tells.
         policy_calls: prefixes the policy was asked to continue; one call may give many candidates.
-        reward_tokens: tokens the reward model read, where it tells.
+        reward_tokens: tokens the reward model computed, where it tells.
         reward_calls: paths the reward model scored.
         nodes: nodes added to the tree.
         seconds: wall-clock time.
         cached_policy_tokens: the part of ``prompt_tokens`` served from a cache.
-        cached_reward_tokens: the part of ``reward_tokens`` served from a cache.
+        cached_reward_tokens: tokens the reward model took from its cache, on top of those.
 
     Example:
         >>> (Usage(policy_tokens=20, reward_tokens=5) + Usage(policy_tokens=1)).tokens

@@ -5,16 +5,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
-
-from timing import measure, write_record
-from workloads import beam, run
+from workloads import beam, measure, run, write_record
 
 SIZES = [(4, 4), (16, 16), (64, 64), (1000, 6)]
 

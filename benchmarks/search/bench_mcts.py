@@ -6,16 +6,11 @@ One simulation selects a leaf, adds its six children, evaluates them and backs t
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (0, 1)]
-
-from timing import measure, write_record
-from workloads import BRANCHING, mcts, run
+from workloads import BRANCHING, mcts, measure, run, write_record
 
 
 @pytest.mark.parametrize("parallel", [1, 16, 64, 256])
@@ -28,9 +23,7 @@ def main() -> None:
     """Write the record: processor time a new node, from 1e3 to 1e6 nodes."""
     figures: dict[str, Any] = {"unit": f"a new node; a simulation adds {BRANCHING}"}
     for parallel in (1, 16, 64, 256):
-        figures[f"parallel={parallel}"] = measure(
-            lambda p=parallel: len(run(mcts(100_000, p)).tree), rounds=3
-        )
+        figures[f"parallel={parallel}"] = measure(lambda p=parallel: len(run(mcts(100_000, p)).tree), rounds=3)
     for nodes in (10_000, 100_000, 1_000_000):
         rounds = 3 if nodes < 1_000_000 else 1
         figures[f"nodes={nodes}"] = measure(lambda n=nodes: len(run(mcts(n, 64)).tree), rounds=rounds)

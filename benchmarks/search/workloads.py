@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 from svip_search import MCTS, Beam, Evaluate, Question, Search, Strategy
 from svip_search.testing import InstantPolicy, InstantReward
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
+
+from timing import measure, version, write_record  # noqa: E402
+
+__all__ = ["BRANCHING", "DEPTH", "QUESTION", "beam", "mcts", "measure", "run", "version", "write_record"]
 
 QUESTION = Question("Which?")
 BRANCHING, DEPTH = 6, 16

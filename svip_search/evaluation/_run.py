@@ -220,7 +220,13 @@ def _search(
     budgets: Sequence[Budget] | None,
     seed: int,
 ) -> _Pass:
-    """Search all questions side by side, each with a seed and a budget of its own."""
+    """Search all questions side by side, each with a seed and a budget of its own.
+
+    Models forget what an earlier strategy made them compute: every strategy pays for its own work.
+    """
+    for model in (policy, reward):
+        if callable(clear := getattr(model, "clear", None)):
+            clear()
     if reward is not None:
         reward.seconds = 0.0
     start = time.perf_counter()

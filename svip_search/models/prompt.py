@@ -17,11 +17,11 @@ INSTRUCTIONS = (
 
 
 def question_text(question: Question, instructions: bool = True) -> str:
-    """Return the words of the prompt: question, options, and how to answer.
+    r"""Return the words of the prompt: question, options, and how to answer.
 
     Example:
         >>> question_text(Question("What is missing?", options=["1", "4"]), instructions=False)
-        'What is missing?\\nOptions: 1, 4\\n'
+        'What is missing?\nOptions: 1, 4\n'
     """
     lines = [question.text]
     if question.options:

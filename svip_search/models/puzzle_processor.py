@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -44,10 +44,10 @@ def make_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-class PuzzleImageProcessor(BaseImageProcessor):
+class PuzzleImageProcessor(BaseImageProcessor):  # type: ignore[misc]
     """Resizes a picture to a square and maps it to [-1, 1]."""
 
-    model_input_names = ["pixel_values"]
+    model_input_names: ClassVar[list[str]] = ["pixel_values"]
 
     def __init__(self, side: int = 128, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -66,7 +66,7 @@ class PuzzleImageProcessor(BaseImageProcessor):
         return (np.asarray(image, np.float32) / 127.5 - 1.0).transpose(2, 0, 1)
 
 
-class PuzzleProcessor(ProcessorMixin):
+class PuzzleProcessor(ProcessorMixin):  # type: ignore[misc]
     """Tokenizer and image processor in one; every ``<image>`` in the text becomes 64 placeholders."""
 
     #: The model answers in steps by itself: no instruction is put before the question.

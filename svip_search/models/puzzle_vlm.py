@@ -12,9 +12,8 @@ Importing this module registers the classes with transformers' Auto classes, so 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -31,7 +30,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 PERCEPTION_GROUPS = ("shape", "color", "number", "size")
 
 
-class PuzzleVLMConfig(PreTrainedConfig):
+class PuzzleVLMConfig(PreTrainedConfig):  # type: ignore[misc]
     """Sizes of a puzzle model.
 
     Args:
@@ -42,7 +41,7 @@ class PuzzleVLMConfig(PreTrainedConfig):
     """
 
     model_type = "svip_puzzle_vlm"
-    sub_configs = {"text_config": LlamaConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": LlamaConfig}
     has_no_defaults_at_init = True
 
     def __init__(
@@ -56,7 +55,7 @@ class PuzzleVLMConfig(PreTrainedConfig):
     ) -> None:
         if not isinstance(text_config, LlamaConfig):
             text_config = LlamaConfig(**(text_config or {}))
-        self.text_config = text_config
+        self.text_config: LlamaConfig = text_config
         self.image_size = image_size
         self.eye_channels = list(eye_channels)
         self.perception_words = [list(words) for words in perception_words]
@@ -98,7 +97,7 @@ class Eye(nn.Module):
         return features, [head(features) for head in self.heads]
 
 
-class PuzzleVLMPreTrainedModel(PreTrainedModel):
+class PuzzleVLMPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     """Weight initialisation and the switches transformers asks for."""
 
     config_class = PuzzleVLMConfig
@@ -106,7 +105,7 @@ class PuzzleVLMPreTrainedModel(PreTrainedModel):
     input_modalities = ("image", "text")
     main_input_name = "input_ids"
     _supports_sdpa = True
-    _no_split_modules = ["LlamaDecoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["LlamaDecoderLayer"]
 
 
 class PuzzleVLMModel(PuzzleVLMPreTrainedModel):
@@ -122,7 +121,8 @@ class PuzzleVLMModel(PuzzleVLMPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.embed_tokens
+        embeddings: nn.Module = self.language_model.embed_tokens
+        return embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.language_model.embed_tokens = value
@@ -175,10 +175,10 @@ class PuzzleVLMModel(PuzzleVLMPreTrainedModel):
         return embeds.masked_scatter(here[..., None], tokens.to(embeds.dtype))
 
 
-class PuzzleVLMForConditionalGeneration(PuzzleVLMPreTrainedModel, GenerationMixin):
+class PuzzleVLMForConditionalGeneration(PuzzleVLMPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """The policy's model: next-token logits after picture and text."""
 
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: PuzzleVLMConfig) -> None:
         super().__init__(config)

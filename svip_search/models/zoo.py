@@ -62,7 +62,7 @@ def _folder(name: str, kind: str) -> str:
         if known[name].kind != kind:
             raise ModelFileError(f"`{kind}` must name a {kind} model; {name!r} is a {known[name].kind}.")
         return str(known[name].path)
-    if Path(name).is_dir() or name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return name
     choices = ", ".join(n for n, c in known.items() if c.kind == kind)
     raise ModelFileError(f"`{kind}` must be one of {choices}, a model folder or a hub id; got {name!r}.")

@@ -12,6 +12,7 @@ Source of the sampling rule: Maddison et al., "A* Sampling", 2014, section 3.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import threading
@@ -224,7 +225,8 @@ class TransformersPolicy:
         """
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
-        from .. import models as _models  # noqa: F401  (registers the embedded models)
+        with contextlib.suppress(ImportError):  # they register the embedded models
+            from ..models import puzzle_processor, puzzle_vlm  # noqa: F401
 
         where = str(name_or_folder)
         try:

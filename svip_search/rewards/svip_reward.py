@@ -56,8 +56,8 @@ class SvipReward:
 
     Attributes:
         kind: ``"prm"``.
-        usage: grows with every call.  ``reward_tokens`` counts the tokens of all paths with their
-            prompts, ``cached_reward_tokens`` those of them that did not run through the backbone.
+        usage: grows with every call.  ``reward_tokens`` counts the tokens that ran through the
+            backbone, ``cached_reward_tokens`` those of paths and prompts that did not have to.
 
     Raises:
         ValueError: ``head`` does not fit ``backbone``, or a number is out of range.
@@ -404,7 +404,7 @@ class _Evaluation:
     def _count(self, computed: list[Prefix]) -> None:
         read = sum(len(self.ids[p[:i]]) for p in self.paths for i in range(len(p) + 1))
         ran = sum(len(self.ids[p]) for p in computed)
-        self.model.usage.reward_tokens += read
+        self.model.usage.reward_tokens += ran
         self.model.usage.cached_reward_tokens += max(read - ran, 0)
         self.model.usage.reward_calls += len(self.paths)
 

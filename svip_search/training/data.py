@@ -77,7 +77,7 @@ def encode(puzzles: list[Puzzle], processor: PuzzleProcessor) -> Chunk:
         torch.from_numpy(np.stack([np.asarray(p.image) for p in puzzles])),
         torch.from_numpy(np.stack([cell_labels(p) for p in puzzles])),
         prompts,
-        [s + [tokenizer.eos_token_id] for s in steps],
+        [[*s, tokenizer.eos_token_id] for s in steps],
     )
 
 

@@ -1,4 +1,4 @@
-"""Muon for the matrices and filters of a small model (Jordan et al. 2024), in float32 so that any CPU runs it.
+"""Muon for matrices and filters (Jordan et al. 2024), in float32 so that any CPU runs it.
 
 ``torch.optim.Muon`` orthogonalises in bfloat16, which processors without bfloat16 units emulate
 slowly; the update below is the same, scaled to the root mean square of an Adam step (Liu et al.
@@ -18,12 +18,12 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
     """Return the nearest semi-orthogonal matrix, roughly, by a quintic Newton-Schulz iteration."""
     a, b, c = 3.4445, -4.7750, 2.0315
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T
+    x: Tensor = matrix if wide else matrix.mT
     x = x / (x.norm() + 1e-7)
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x if wide else x.T
+    return x if wide else x.mT
 
 
 class Muon(torch.optim.Optimizer):

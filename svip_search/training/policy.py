@@ -8,10 +8,9 @@ of the run, so a run may be resumed with a larger ``samples`` as long as the fal
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ..datasets.puzzles import generate_puzzle
 from ..models.embedded import new_model, new_processor
 from ..models.puzzle_processor import PuzzleProcessor
 from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
+from .checkpoint import Progress, load_checkpoint, save_checkpoint, write_facts
 from .data import IGNORE, Chunk, PuzzleChunks, batches, encode, text_batch, to_pixels
 from .muon import Muon
 
@@ -95,7 +95,8 @@ def learning_rate(seen: int, config: TrainPolicyConfig) -> float:
 
 def make_optimizers(model: torch.nn.Module, lr: float, filters: bool = True) -> list[torch.optim.Optimizer]:
     """Return Muon for the decoder's matrices and the eye's filters, AdamW for everything else."""
-    matrices, rest = [], []
+    matrices: list[Tensor] = []
+    rest: list[Tensor] = []
     for name, p in model.named_parameters():
         chosen = (p.ndim == 2 and ".layers." in name) or (p.ndim == 4 and filters)
         (matrices if chosen else rest).append(p)
@@ -146,7 +147,10 @@ def greedy_accuracy(
         rows = range(start, min(start + batch_size, len(answers)))
         length = max(len(chunk.prompts[r]) for r in rows)
         ids = torch.tensor(
-            [[tokenizer.pad_token_id] * (length - len(chunk.prompts[r])) + image + chunk.prompts[r] for r in rows]
+            [
+                [tokenizer.pad_token_id] * (length - len(chunk.prompts[r])) + image + chunk.prompts[r]
+                for r in rows
+            ]
         ).to(device)
         out = model.generate(
             input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(),
@@ -173,30 +177,11 @@ class _Run:
     processor: PuzzleProcessor
     optimizers: list[torch.optim.Optimizer]
     device: torch.device
-    seen: int = 0
-    seconds: float = 0.0
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def checkpoint(self) -> Path:
         return Path(self.config.out) / "checkpoint.pt"
-
-    def save_checkpoint(self) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizers": [o.state_dict() for o in self.optimizers],
-            "seen": self.seen,
-            "seconds": self.seconds,
-        }
-        temporary = self.checkpoint.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.checkpoint)
-
-    def load_checkpoint(self) -> None:
-        state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.seen, self.seconds = state["seen"], state["seconds"]
 
     def log(self, record: dict[str, Any]) -> None:
         with open(Path(self.config.out) / "training.jsonl", "a", encoding="utf-8") as file:
@@ -214,16 +199,18 @@ def _start(config: TrainPolicyConfig) -> _Run:
     if config.start:
         model.load_state_dict(PuzzleVLMForConditionalGeneration.from_pretrained(config.start).state_dict())
     model.to(device)
-    run = _Run(config, model, processor, make_optimizers(model, config.learning_rate, config.muon_filters), device)
+    run = _Run(
+        config, model, processor, make_optimizers(model, config.learning_rate, config.muon_filters), device
+    )
     Path(config.out).mkdir(parents=True, exist_ok=True)
     if config.resume and run.checkpoint.exists():
-        run.load_checkpoint()
+        run.progress = load_checkpoint(run.checkpoint, model, run.optimizers, device)
     return run
 
 
 def _chunks(run: _Run) -> Iterator[tuple[int, Chunk]]:
     size = run.config.chunk
-    first, last = run.seen // size, -(-run.config.samples // size)
+    first, last = run.progress.seen // size, -(-run.config.samples // size)
     data = PuzzleChunks(run.processor, run.config.seed, range(first, last), size)
     loader = DataLoader(
         data, batch_size=None, num_workers=run.config.workers,
@@ -233,14 +220,14 @@ def _chunks(run: _Run) -> Iterator[tuple[int, Chunk]]:
 
 
 def _step(run: _Run, chunk: Chunk, rows: np.ndarray[Any, Any]) -> tuple[float, float]:
-    rate = learning_rate(run.seen, run.config)
+    rate = learning_rate(run.progress.seen, run.config)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
     index = torch.from_numpy(rows)
     pixels, cells = chunk.pixels[index].to(run.device), chunk.cells[index].to(run.device)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.bf16):
-        if run.seen < run.config.eye_samples:
+        if run.progress.seen < run.config.eye_samples:
             _, guesses = run.model.model.eye(to_pixels(pixels))
             step_loss, eye_loss = pixels.new_zeros((), dtype=torch.float), perception_loss(guesses, cells)
         else:
@@ -249,7 +236,7 @@ def _step(run: _Run, chunk: Chunk, rows: np.ndarray[Any, Any]) -> tuple[float, f
     loss = step_loss + run.config.perception_weight * eye_loss
     for optimizer in run.optimizers:
         optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(run.model.parameters(), 1.0)
     for optimizer in run.optimizers:
         optimizer.step()
@@ -272,25 +259,25 @@ def train_policy(config: TrainPolicyConfig, progress: Callable[[int, int, str], 
     validation = encode(held_out, run.processor)
     answers, families = [p.answer for p in held_out], [p.family for p in held_out]
     run.model.train()
-    began, due = time.perf_counter() - run.seconds, run.seen + config.validate_every
+    began, due = time.perf_counter() - run.progress.seconds, run.progress.seen + config.validate_every
     for number, chunk in _chunks(run):
         losses = []
         for rows in batches(chunk, config.batch_size, np.random.default_rng([config.seed, number])):
             losses.append(_step(run, chunk, rows))
-            run.seen += len(rows)
+            run.progress.seen += len(rows)
             if progress:
-                progress(run.seen, config.samples, "steps {:.3f} eye {:.3f}".format(*losses[-1]))
-        last = run.seen >= config.samples
-        if run.seen >= due or last:
-            accuracy, by_family = 0.0, {}
-            if run.seen > config.eye_samples:
+                progress(run.progress.seen, config.samples, "steps {:.3f} eye {:.3f}".format(*losses[-1]))
+        last = run.progress.seen >= config.samples
+        if run.progress.seen >= due or last:
+            accuracy, by_family = 0.0, dict[str, float]()
+            if run.progress.seen > config.eye_samples:
                 accuracy, by_family = greedy_accuracy(run.model, run.processor, validation, answers, families)
-            run.seconds, due = time.perf_counter() - began, run.seen + config.validate_every
+            run.progress.seconds, due = time.perf_counter() - began, run.progress.seen + config.validate_every
             step_loss, eye_loss = np.mean(losses, 0)
-            run.log({"seen": run.seen, "seconds": round(run.seconds), "step_loss": round(step_loss, 4),
+            run.log({"seen": run.progress.seen, "seconds": round(run.progress.seconds), "step_loss": round(step_loss, 4),
                      "eye_loss": round(eye_loss, 4), "accuracy": round(accuracy, 4),
                      "by_family": {f: round(a, 2) for f, a in by_family.items()}})  # fmt: skip
-            run.save_checkpoint()
+            save_checkpoint(run.checkpoint, run.model, run.optimizers, run.progress)
     return _export(run)
 
 
@@ -299,9 +286,5 @@ def _export(run: _Run) -> Path:
     run.model.eval()
     run.model.save_pretrained(out)
     run.processor.save_pretrained(out)
-    facts = {"config": asdict(run.config), "seen": run.seen, "seconds": round(run.seconds),
-             "parameters": sum(p.numel() for p in run.model.parameters()), "torch": torch.__version__,
-             "device": str(run.device), "machine": platform.processor() or platform.machine(),
-             "threads": torch.get_num_threads()}  # fmt: skip
-    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_facts(out, run.config, run.model, run.progress)
     return out

@@ -12,11 +12,10 @@ where a label is missing, + the eye's loss (see ``training.policy``).
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +26,18 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from .._aggregate import aggregate, step_value
+from .._aggregate import Aggregate, aggregate, step_value
 from .._types import DIMENSIONS
 from ..datasets.puzzles import Puzzle, generate_puzzle
-from ..datasets.puzzles.labels import LabelSource, corrupt, is_right, label_steps
+from ..datasets.puzzles.labels import LabelSource, corrupt, label_steps
 from ..models.embedded import new_model, new_processor
 from ..models.prompt import STEP_SEPARATOR
 from ..models.puzzle_processor import PuzzleProcessor
 from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from ..rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT
 from ..rewards.svip_reward import SvipReward
+from .checkpoint import Progress as _Progress
+from .checkpoint import load_checkpoint, save_checkpoint, write_facts
 from .data import Chunk, encode, to_pixels
 from .policy import VALIDATION_SEED, make_optimizers, perception_loss
 
@@ -65,7 +66,8 @@ class TrainRewardConfig:
         bf16: compute in bfloat16.
         validate_every: puzzles between two validations.
         validation_puzzles: held-out puzzles of a validation.
-        chunk: puzzles drawn and judged at a time.
+        chunk: puzzles drawn and judged at a time; runs resume at the start of one.
+        resume: continue from the checkpoint in ``out`` if there is one.
     """
 
     out: str = "runs/svip-tiny"
@@ -86,6 +88,7 @@ class TrainRewardConfig:
     validate_every: int = 4096
     validation_puzzles: int = 200
     chunk: int = 512
+    resume: bool = True
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch_size", "validate_every", "validation_puzzles", "chunk"):
@@ -151,7 +154,7 @@ def labelled_chunk(
             policy = policies[k % len(policies)]
             sampled = sample_chains(policy, processor, tensors, 1, hot, number * 100 + k)
         for mine, more in zip(chains, sampled, strict=True):
-            mine.append([s for s in more[0]][:16] or ["answer"])
+            mine.append(more[0][:16] or ["answer"])
     labels = [[source(p, c) for c in cs] for p, cs in zip(puzzles, chains, strict=True)]
     return LabelledChunk(puzzles, tensors, chains, labels)
 
@@ -178,7 +181,9 @@ class Packed:
     labels: Tensor
 
 
-def pack(data: LabelledChunk, rows: NDArray[Any], processor: PuzzleProcessor, max_tokens: int = 110) -> Packed:
+def pack(
+    data: LabelledChunk, rows: NDArray[Any], processor: PuzzleProcessor, max_tokens: int = 110
+) -> Packed:
     """Return the packed tensors of some puzzles of a chunk; over-long chains lose their last steps."""
     visual, pad = processor.n_visual_tokens, processor.tokenizer.pad_token_id
     ids: list[list[int]] = []
@@ -190,7 +195,9 @@ def pack(data: LabelledChunk, rows: NDArray[Any], processor: PuzzleProcessor, ma
         prompt = data.tensors.prompts[r]
         row, own, pos = list(prompt), [0] * len(prompt), list(range(visual, visual + len(prompt)))
         for k, chain in enumerate(data.chains[r], 1):
-            steps = processor.tokenizer([s + STEP_SEPARATOR for s in chain], add_special_tokens=False)["input_ids"]
+            steps = processor.tokenizer([s + STEP_SEPARATOR for s in chain], add_special_tokens=False)[
+                "input_ids"
+            ]
             lengths = np.cumsum([len(s) for s in steps])
             steps = steps[: max(1, int((lengths <= max_tokens).sum()))]
             views.append(_view(visual, len(prompt), visual + len(row), [len(s) for s in steps]))
@@ -287,7 +294,7 @@ def auroc(scores: NDArray[Any], positive: NDArray[Any]) -> float:
     return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * (n - p)))
 
 
-AGGREGATES = ("mean", "min", "product", "mean_log_odds", "last")
+AGGREGATES: tuple[Aggregate, ...] = ("mean", "min", "product", "mean_log_odds", "last")
 
 
 def validate(
@@ -325,7 +332,9 @@ def _rate(seen: int, config: TrainRewardConfig) -> float:
     return config.learning_rate * min(warmup, 1.0 - seen / max(1, config.samples))
 
 
-def _load_policies(config: TrainRewardConfig, device: torch.device) -> list[PuzzleVLMForConditionalGeneration]:
+def _load_policies(
+    config: TrainRewardConfig, device: torch.device
+) -> list[PuzzleVLMForConditionalGeneration]:
     return [AutoModelForImageTextToText.from_pretrained(p).eval().to(device) for p in config.policies]
 
 
@@ -366,32 +375,35 @@ def train_reward(
     held_out = [generate_puzzle(VALIDATION_SEED, i) for i in range(config.validation_puzzles)]
     judge = policies[-1] if policies else backbone
     sampled = sample_chains(judge, processor, encode(held_out, processor), 8, 1.0, 0)
-    began, seen, due = time.perf_counter(), 0, config.validate_every
-    for number in range(-(-config.samples // size)):
+    state = _Progress()
+    checkpoint = out / "checkpoint.pt"
+    if config.resume and checkpoint.exists():
+        state = load_checkpoint(checkpoint, model, optimizers, device)
+    began = time.perf_counter() - state.seconds
+    for number in range(state.seen // size, -(-config.samples // size)):
         data = labelled_chunk(config, policies, processor, number, size, source)
         losses = []
         for rows in _batches(size, config.batch_size, [config.seed, number, 2]):
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
-                    group["lr"] = max(0.0, _rate(seen, config))
+                    group["lr"] = max(0.0, _rate(state.seen, config))
             losses.append(_step(model, optimizers, data, rows, processor, device, config.bf16))
-            seen += len(rows)
+            state.seen += len(rows)
             if progress:
-                progress(min(seen, config.samples), config.samples, f"loss {losses[-1]:.3f}")
-        if seen >= due or seen >= config.samples:
-            due = seen + config.validate_every
+                progress(min(state.seen, config.samples), config.samples, f"loss {losses[-1]:.3f}")
+        state.seconds = time.perf_counter() - began
+        if state.seen // config.validate_every > (state.seen - size) // config.validate_every or (
+            state.seen >= config.samples
+        ):
             reward = SvipReward(model.backbone, processor, model.head)
-            record = {"seen": seen, "seconds": round(time.perf_counter() - began),
-                      "loss": round(float(np.mean(losses)), 4), **validate(reward, held_out, sampled, source)}  # fmt: skip
+            record = {"seen": state.seen, "seconds": round(state.seconds), "loss": round(float(np.mean(losses)), 4),
+                      **validate(reward, held_out, sampled, source)}  # fmt: skip
             with open(out / "training.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
             reward.save(out)
             model.train()
-    facts = {"config": asdict(config), "seen": seen, "seconds": round(time.perf_counter() - began),
-             "parameters": sum(p.numel() for p in model.parameters()), "torch": torch.__version__,
-             "device": str(device), "machine": platform.processor() or platform.machine(),
-             "threads": torch.get_num_threads()}  # fmt: skip
-    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        save_checkpoint(checkpoint, model, optimizers, state)
+    write_facts(out, config, model, state)
     return out
 
 
@@ -408,7 +420,7 @@ def _step(
     eye = perception_loss(guesses, data.tensors.cells[index].to(device))
     for optimizer in optimizers:
         optimizer.zero_grad()
-    (loss + 0.5 * eye).backward()
+    (loss + 0.5 * eye).backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()

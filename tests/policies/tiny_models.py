@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     CLIPVisionConfig,
     Idefics3Config,
@@ -14,12 +15,12 @@ from transformers import (
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
 )
 
 from svip_search._images import open_image
-from svip_search.models.puzzle_processor import make_tokenizer
 
 WORDS = ("the", "red", "blue", "circle", "is", "answer", ":", "4", "what", "?")
 SIDE = 32
@@ -30,6 +31,23 @@ TEXT = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
 }
+
+
+def make_tokenizer() -> Any:
+    """Return a tokenizer of whole words, the newline one of them."""
+    names = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>", "\n", *WORDS)
+    core = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n|<image>|\w+|[^\w\s]"), "removed", invert=True)
+    core.decoder = decoders.WordPiece(prefix="##", cleanup=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        additional_special_tokens=["<image>"],
+        clean_up_tokenization_spaces=False,
+    )
 
 
 class TinyProcessor:
@@ -155,7 +173,7 @@ FAMILIES = {
 
 def build(family: str, seed: int = 0, gain: float = 6.0) -> tuple[Any, Any]:
     """Return a model and its processor; ``gain`` makes the random weights matter."""
-    tokenizer = make_tokenizer(WORDS)
+    tokenizer = make_tokenizer()
     make_model, make_processor = FAMILIES[family]
     torch.manual_seed(seed)
     model = make_model(len(tokenizer) + 3, tokenizer.convert_tokens_to_ids("<image>")).eval()

@@ -337,7 +337,7 @@ def test_usage():
     reward.evaluate(QUESTIONS[0], [(D,)])
     assert (reward.usage.reward_tokens, reward.usage.cached_reward_tokens) == (prompt + 2, 0)
     reward.evaluate(QUESTIONS[0], [(D,), (D, D)])
-    assert reward.usage.reward_tokens == 3 * prompt + 2 + 2 + 4
+    assert reward.usage.reward_tokens == prompt + 2 + 2
     assert reward.usage.cached_reward_tokens == 2 * prompt + 2 + 2
     assert reward.usage.reward_calls == 3
 

@@ -52,7 +52,11 @@ class GridNumberColor(Family):
                 colors.setdefault(str(number(value)), []).append(color)
         if any(len(c) != 2 or len(set(c)) != 1 for c in colors.values()):
             raise Inconsistent("each number must stand twice in one colour")
-        if asked[1] not in colors or colors[asked[1]][0] not in COLORS or len({c[0] for c in colors.values()}) != 4:
+        if (
+            asked[1] not in colors
+            or colors[asked[1]][0] not in COLORS
+            or len({c[0] for c in colors.values()}) != 4
+        ):
             raise Inconsistent("four numbers must have a colour each, the asked one among them")
         answer = colors.pop(asked[1])[0]
         pairs = [f"{value} is {c[0]}" for value, c in colors.items()]

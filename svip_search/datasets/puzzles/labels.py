@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._family import MISSING, Family, Inconsistent
+from ._family import COLORS, MISSING, SIDES, SIZES, Family, Inconsistent
 from .generate import FAMILIES, Puzzle, generate_puzzle
 
 NAN = float("nan")
@@ -47,17 +48,16 @@ class _Reader:
         fits = [(i, self.family.parse(i, step)) for i in range(len(self.family.perceive))]
         known = [(i, facts) for i, facts in fits if facts is not None]
         fresh = [(i, facts) for i, facts in known if i not in self.stated]
-        return (fresh or known or [None])[0]
+        found = fresh or known
+        return found[0] if found else None
 
     def conclusions(self) -> list[list[str]]:
         """Return the reasoning that follows from the truth and, if it does, from what is stated."""
         chains = [list(self.puzzle.steps[len(self.family.perceive) :])]
         if len(self.stated) == len(self.family.perceive):
             facts = tuple(f for i in sorted(self.stated) for f in self.stated[i])
-            try:
+            with suppress(Inconsistent):  # nothing follows from contradictory facts
                 chains.append(self.family.reason(facts, self.puzzle.question.text))
-            except Inconsistent:
-                pass  # nothing follows from contradictory facts
         return chains
 
 
@@ -109,14 +109,22 @@ def is_right(puzzle: Puzzle, steps: Sequence[str]) -> bool:
 
 def corrupt(puzzle: Puzzle, rng: np.random.Generator) -> list[str]:
     """Return a wrong or wasteful chain of thought for ``puzzle``; `label_steps` says what is wrong."""
-    kinds = (_misread, _misread, _misread, _miscalculate, _miscalculate, _other_answer, _repeat, _stray, _skip)
+    kinds = (
+        _misread,
+        _misread,
+        _misread,
+        _miscalculate,
+        _miscalculate,
+        _other_answer,
+        _repeat,
+        _stray,
+        _skip,
+    )
     return kinds[int(rng.integers(len(kinds)))](puzzle, rng)
 
 
 def _like(fact: str, rng: np.random.Generator, puzzle: Puzzle) -> str:
     """Return another word of the same sort, from the same picture or from the same word class."""
-    from ._family import COLORS, SIDES, SIZES
-
     if fact.isdigit():
         value = int(fact)
         near = [v for v in (value - 1, value + 1, int(rng.integers(1, 10))) if v >= 0 and v != value]
