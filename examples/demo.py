@@ -37,9 +37,7 @@ def main(folder: Path, policy: str = "puzzle-tiny", reward: str = "svip-tiny") -
         if number == 0:
             page = write_html(result, folder / "tree.html")
     seconds = time.perf_counter() - start
-    out.print(
-        f"{right} of {len(entries)} right in {seconds:.1f} s; the tree of the first: {page}", markup=False
-    )
+    out.print(f"{right} of {len(entries)} right in {seconds:.1f} s; the tree of the first: {page}", markup=False)
     return 0 if right == len(entries) else 1
 
 

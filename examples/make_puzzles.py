@@ -18,9 +18,7 @@ INDEX = {"venn": 10160, "color_hexagon": 4}
 
 def puzzles() -> list[Puzzle]:
     """Return the example puzzles."""
-    return [
-        generate_puzzle(SEED, i, pixels=512, families=[family], plain=True) for family, i in INDEX.items()
-    ]
+    return [generate_puzzle(SEED, i, pixels=512, families=[family], plain=True) for family, i in INDEX.items()]
 
 
 def main() -> None:

@@ -69,8 +69,7 @@ def open_image(source: Any) -> Image.Image:
     if isinstance(source, (str, os.PathLike)):
         return _from_path(os.fspath(source))
     raise TypeError(
-        "An image must be a path, bytes, a PIL image or a uint8 array [height, width, 3]; "
-        f"got {type(source).__name__}."
+        f"An image must be a path, bytes, a PIL image or a uint8 array [height, width, 3]; got {type(source).__name__}."
     )
 
 

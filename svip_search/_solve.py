@@ -98,7 +98,8 @@ async def asolve(
     the task is cancelled, the thread ends after the model call it is in.
 
     Example:
-        >>>         >>> from svip_search.testing import HashPolicy
+        >>> import asyncio
+        >>> from svip_search.testing import HashPolicy
         >>> asyncio.run(asolve("Which?", HashPolicy(), strategy="greedy")).stopped_by
         'finished'
     """
@@ -323,9 +324,7 @@ def _call_models(runs: Sequence[_Run], policy: Policy, reward: RewardModel | Non
         shares = _share(_reported(policy) - before, [len(asked) for _, _, asked in proposals])
         position = 0
         for (run, request, asked), share in zip(proposals, shares, strict=True):
-            run.told += Usage(
-                prompt_tokens=share.prompt_tokens, cached_policy_tokens=share.cached_policy_tokens
-            )
+            run.told += Usage(prompt_tokens=share.prompt_tokens, cached_policy_tokens=share.cached_policy_tokens)
             run.search.tell(request.id, outcomes[position : position + len(asked)])
             position += len(asked)
     for run, request in evaluations:

@@ -248,9 +248,7 @@ class Tree:
         names = {name: kinds[type(value)] for known in attributes for name, value in known.items()}
         root = ElementTree.Element("graphml", xmlns="http://graphml.graphdrawing.org/xmlns")
         for name, kind in names.items():
-            ElementTree.SubElement(
-                root, "key", {"id": name, "for": "node", "attr.name": name, "attr.type": kind}
-            )
+            ElementTree.SubElement(root, "key", {"id": name, "for": "node", "attr.name": name, "attr.type": kind})
         graph = ElementTree.SubElement(root, "graph", edgedefault="directed")
         for node, known in enumerate(attributes):
             element = ElementTree.SubElement(graph, "node", id=str(node))

@@ -241,9 +241,7 @@ class InstantPolicy:
 
     def __init__(self, branching: int = 6, depth: int = 16) -> None:
         self.depth = depth
-        self.steps: list[tuple[Candidate, ...]] = [
-            (Candidate(f"step {i}", -1.0, 8),) for i in range(branching)
-        ]
+        self.steps: list[tuple[Candidate, ...]] = [(Candidate(f"step {i}", -1.0, 8),) for i in range(branching)]
         self.last: list[tuple[Candidate, ...]] = [
             (Candidate(f"Answer: {i}", -1.0, 8, "stop"),) for i in range(branching)
         ]

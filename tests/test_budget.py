@@ -90,9 +90,7 @@ def test_a_held_back_call_completes_the_search():
     result = solve(QUESTION, HashPolicy(depth=6), HashReward(), MCTS(), budget)
     assert result.usage.policy_calls == 2
     assert len(result.trajectories) == 1
-    without = solve(
-        QUESTION, HashPolicy(depth=6), HashReward(), MCTS(), Budget(policy_calls=2, completion=False)
-    )
+    without = solve(QUESTION, HashPolicy(depth=6), HashReward(), MCTS(), Budget(policy_calls=2, completion=False))
     assert without.answer is None
     assert without.usage.policy_calls == 2
 

@@ -149,9 +149,7 @@ def test_internal_errors_are_owned_up_to(run: Run, picture: str, monkeypatch: py
     monkeypatch.setattr(zoo, "load_reward", broken)
     code, _, err = run("solve", picture, "Which?")
     assert code == 1
-    assert (
-        err == "svip-search: error: internal error, RuntimeError: out of luck really (--debug shows where)\n"
-    )
+    assert err == "svip-search: error: internal error, RuntimeError: out of luck really (--debug shows where)\n"
     code, _, err = run("solve", picture, "Which?", "--debug")
     assert "Traceback" in err
 
@@ -170,9 +168,7 @@ class Interrupted(HashPolicy):
         return super().propose(requests)
 
 
-def test_ctrl_c_prints_the_best_answer_so_far(
-    run: Run, picture: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_prints_the_best_answer_so_far(run: Run, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo, "load_policy", lambda name: Interrupted(call=8))
     code, out, err = run("solve", picture, "Which?", "--options", "red,blue", "--n", 500)
     assert (code, err) == (130, "")

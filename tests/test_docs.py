@@ -52,9 +52,7 @@ def python_blocks(path: Path) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize(("code", "needs_models"), python_blocks(ROOT / "README.md"))
-def test_readme_examples_run(
-    code: str, needs_models: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_readme_examples_run(code: str, needs_models: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if needs_models and not HAVE_MODELS:
         pytest.skip(NO_MODELS)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -92,9 +90,7 @@ def test_example_puzzles_come_from_the_generator() -> None:
     assert entries[0]["options"] == ["1", "4", "8", "9"]
 
 
-def test_demo_with_fakes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_demo_with_fakes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(ss, "load_policy", lambda name: HashPolicy(depth=3), raising=False)
     monkeypatch.setattr(ss, "load_reward", lambda name: HashReward(), raising=False)
     assert example("demo").main(tmp_path) in (0, 1)

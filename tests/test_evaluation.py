@@ -28,10 +28,7 @@ COLORS = ("red", "green", "blue", "yellow")
 
 
 def questions(count: int = 24) -> list[Question]:
-    return [
-        Question("Which?", options=COLORS, answer=COLORS[i % 4], id=f"{'ab'[i % 2]}/{i}")
-        for i in range(count)
-    ]
+    return [Question("Which?", options=COLORS, answer=COLORS[i % 4], id=f"{'ab'[i % 2]}/{i}") for i in range(count)]
 
 
 class Oracle:
@@ -195,9 +192,7 @@ def test_progress_tells_accuracy_so_far() -> None:
 
 @pytest.mark.parametrize("fault", ["raises", "wrong_shape", "nan"])
 def test_faults_are_counted_and_do_not_end_the_run(fault: RewardFault) -> None:
-    data = evaluate(
-        questions(4), HashPolicy(), FaultyReward(HashReward(), fault), ["best-of-n"], n=3
-    ).to_dict()
+    data = evaluate(questions(4), HashPolicy(), FaultyReward(HashReward(), fault), ["best-of-n"], n=3).to_dict()
     assert data["strategies"]["best-of-n"]["degraded_questions"] == 4
 
 

@@ -236,9 +236,7 @@ def test_bad_arguments_raise_and_change_nothing(arena, call, error):
 
 def test_views_stay_valid_after_growth_and_after_the_tree():
     tree = Arena(1)
-    small = {
-        name: getattr(tree, name) for name in (*COLUMNS, "reward", "first_child", "next_sibling", "depth")
-    }
+    small = {name: getattr(tree, name) for name in (*COLUMNS, "reward", "first_child", "next_sibling", "depth")}
     tree.add_children(0, np.ones(5000))
     large = tree.prior
     assert small["parent"].tolist() == [-1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from workloads import beam, measure, run, write_record
 
 SIZES = [(4, 4), (16, 16), (64, 64), (1000, 6)]

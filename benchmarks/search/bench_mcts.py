@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-
 from workloads import BRANCHING, mcts, measure, run, write_record
 
 

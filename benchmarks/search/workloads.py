@@ -10,7 +10,7 @@ from svip_search.testing import InstantPolicy, InstantReward
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a script sees its own folder only
 
-from timing import measure, version, write_record  # noqa: E402
+from timing import measure, version, write_record
 
 __all__ = ["BRANCHING", "DEPTH", "QUESTION", "beam", "mcts", "measure", "run", "version", "write_record"]
 

@@ -85,8 +85,7 @@ def triatt(
     if (bad := np.flatnonzero((nodes < 0) | (nodes >= len(tree)))).size:
         i = int(bad[0])
         raise ValueError(
-            f"`frontier` must hold nodes of the tree, 0..{len(tree) - 1}; "
-            f"got frontier[{i}] = {int(nodes[i])}."
+            f"`frontier` must hold nodes of the tree, 0..{len(tree) - 1}; got frontier[{i}] = {int(nodes[i])}."
         )
     if len(getattr(q, "shape", ())) == 2:
         _check_query(tree, q)

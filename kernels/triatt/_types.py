@@ -167,9 +167,7 @@ def check_floats(name: str, array: Array, shape: tuple[Any, ...], library: str |
         for size, want in zip(sizes, shape, strict=True)
     )
     if not fits:
-        names = (
-            "any" if w is None else " or ".join(map(str, w if isinstance(w, tuple) else [w])) for w in shape
-        )
+        names = ("any" if w is None else " or ".join(map(str, w if isinstance(w, tuple) else [w])) for w in shape)
         raise ValueError(f"`{name}` must have shape [{', '.join(names)}]; got {list(sizes)}.")
     return found
 

@@ -49,9 +49,7 @@ def add_command(commands: Any) -> None:
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that ``solve`` and ``evaluate`` share."""
-    parser.add_argument(
-        "--n", type=positive_int, default=16, metavar="N", help="trajectories or iterations (16)"
-    )
+    parser.add_argument("--n", type=positive_int, default=16, metavar="N", help="trajectories or iterations (16)")
     parser.add_argument("--policy", default="puzzle-tiny", help="name, folder or hub id (puzzle-tiny)")
     parser.add_argument("--reward", default="svip-tiny", help="name, folder or 'none' (svip-tiny)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (0)")

@@ -173,8 +173,7 @@ class BatchCache(DynamicCache):  # type: ignore[misc]
         counts = [1] * len(rows) if repeats is None else list(repeats)
         longest, first = max(lengths), rows[0][0]
         buffers = [
-            g.new_zeros((g.shape[0], sum(counts), g.shape[1], longest + reserve, g.shape[3]))
-            for g in first.groups
+            g.new_zeros((g.shape[0], sum(counts), g.shape[1], longest + reserve, g.shape[3])) for g in first.groups
         ]
         row_index = 0
         for slices, length, count in zip(rows, lengths, counts, strict=True):
@@ -233,9 +232,7 @@ class BatchCache(DynamicCache):  # type: ignore[misc]
         for i, buffer in enumerate(self.buffers):
             if buffer.shape[3] < columns:
                 extra = max(columns - buffer.shape[3], buffer.shape[3] // 2)
-                self.buffers[i] = torch.cat(
-                    [buffer, buffer.new_zeros((*buffer.shape[:3], extra, buffer.shape[4]))], 3
-                )
+                self.buffers[i] = torch.cat([buffer, buffer.new_zeros((*buffer.shape[:3], extra, buffer.shape[4]))], 3)
         for layer in self.layers:
             layer.bind(layer.length)
 
@@ -329,9 +326,7 @@ class PrefixTrie:
             self.id_tokens += len(node.ids)
         return self.attach(node, kv)
 
-    def add(
-        self, parent: Node, text: str, ids: Sequence[int], kv: KeyValues | None = None, extra: Any = None
-    ) -> Node:
+    def add(self, parent: Node, text: str, ids: Sequence[int], kv: KeyValues | None = None, extra: Any = None) -> Node:
         """Return the child of ``parent`` named ``text``.
 
         An existing child keeps its ids; it is given ``kv`` where it has none and the ids agree.

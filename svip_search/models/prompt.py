@@ -11,8 +11,7 @@ from .._types import Question
 STEP_SEPARATOR = "\n"
 
 INSTRUCTIONS = (
-    "Think step by step. Write one step per line. "
-    "Finish with a line of the form 'Answer: X', where X is {target}."
+    "Think step by step. Write one step per line. Finish with a line of the form 'Answer: X', where X is {target}."
 )
 
 

@@ -21,6 +21,10 @@ _DESCRIPTIONS = {
 }
 
 
+#: Tokens whose keys and values an embedded model keeps: half a gigabyte at four kilobytes a token.
+EMBEDDED_CACHE = 131_072
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """An embedded model: ``training`` holds seed, samples, hardware and time of its training."""
@@ -64,8 +68,8 @@ def _folder(name: str, kind: str) -> str:
         return str(known[name].path)
     if Path(name).is_dir() or (name.count("/") == 1 and not name.startswith((".", "/", "~"))):
         return name
-    choices = ", ".join(n for n, c in known.items() if c.kind == kind)
-    raise ModelFileError(f"`{kind}` must be one of {choices}, a model folder or a hub id; got {name!r}.")
+    choices = "".join(f"{n}, " for n, c in known.items() if c.kind == kind)
+    raise ModelFileError(f"`{kind}` must be {choices}a model folder or a hub id; got {name!r}.")
 
 
 def load_policy(name: str, **options: Any) -> TransformersPolicy:
@@ -81,6 +85,8 @@ def load_policy(name: str, **options: Any) -> TransformersPolicy:
     from ..policies.transformers_policy import TransformersPolicy
     from . import puzzle_processor  # noqa: F401  registers the embedded classes
 
+    if name in _DESCRIPTIONS:
+        options.setdefault("cache_tokens", EMBEDDED_CACHE)
     return TransformersPolicy.load(_folder(name, "policy"), **options)
 
 
@@ -97,4 +103,6 @@ def load_reward(name: str, **options: Any) -> SvipReward:
     from ..rewards.svip_reward import SvipReward
     from . import puzzle_processor  # noqa: F401  registers the embedded classes
 
+    if name in _DESCRIPTIONS:
+        options.setdefault("cache_tokens", EMBEDDED_CACHE)
     return SvipReward.load(_folder(name, "reward"), **options)

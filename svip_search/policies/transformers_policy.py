@@ -140,7 +140,7 @@ class TransformersPolicy:
         cache, up to float rounding (a batch of another size may round differently in the last bit).
         A step that this policy generated is continued with the token ids it generated; any other
         prefix is tokenised from its text.  The cache does not notice when weights change: call
-        :meth:`clear_cache`.  Threads take turns.
+        :meth:`clear`.  Threads take turns.
 
     Example:
         >>> import numpy as np
@@ -238,12 +238,10 @@ class TransformersPolicy:
             raise ModelFileError(f"Cannot load a model from {where!r}: {_one_line(error)}") from error
         if info["missing_keys"]:
             missing = sorted(info["missing_keys"])
-            raise ModelFileError(
-                f"The weights in {where!r} lack {len(missing)} tensors, among them {missing[0]!r}."
-            )
+            raise ModelFileError(f"The weights in {where!r} lack {len(missing)} tensors, among them {missing[0]!r}.")
         return cls(model, processor, device=device, **options)
 
-    def clear_cache(self) -> None:
+    def clear(self) -> None:
         """Forget all keys and values, for example after the weights have changed."""
         with self._lock:
             self._trie.clear()
@@ -273,8 +271,7 @@ class TransformersPolicy:
         for request in requests:
             if request.n < 0 or not request.temperature >= 0.0:
                 raise ValueError(
-                    "`n` and `temperature` of a request must be >= 0; "
-                    f"got {request.n} and {request.temperature}."
+                    f"`n` and `temperature` of a request must be >= 0; got {request.n} and {request.temperature}."
                 )
         with self._lock, torch.inference_mode():
             training = bool(self.model.training)
@@ -362,9 +359,7 @@ class TransformersPolicy:
             inputs["logits_to_keep"] = 1
         for name, value in inputs.items():
             if isinstance(value, Tensor):
-                inputs[name] = value.to(
-                    self.model.device, self.model.dtype if value.is_floating_point() else None
-                )
+                inputs[name] = value.to(self.model.device, self.model.dtype if value.is_floating_point() else None)
         before = [m.rope_deltas for m in self._rope_modules]
         for module in self._rope_modules:
             module.rope_deltas = None
@@ -442,9 +437,7 @@ class TransformersPolicy:
         sampler = _Sampler(rows, self.top_p, device)
         while True:
             chosen, log_probs = sampler.choose(self._logits(ids, positions, batch))
-            for i, (row, token, log_prob) in enumerate(
-                zip(rows, chosen.tolist(), log_probs.tolist(), strict=True)
-            ):
+            for i, (row, token, log_prob) in enumerate(zip(rows, chosen.tolist(), log_probs.tolist(), strict=True)):
                 if not row.done and self._advance(row, token, log_prob):
                     self._finish(row, i, batch)
             alive = [i for i, row in enumerate(rows) if not row.done]
@@ -609,9 +602,7 @@ def _check_model(model: Any) -> frozenset[str]:
     elif missing := {"input_ids", "attention_mask", "position_ids", "past_key_values"} - parameters:
         problem = f"its forward does not take {', '.join(sorted(missing))}"
     if problem:
-        raise ValueError(
-            f"`model` must be a decoder whose keys and values can be cut by token; {name}: {problem}."
-        )
+        raise ValueError(f"`model` must be a decoder whose keys and values can be cut by token; {name}: {problem}.")
     return parameters
 
 

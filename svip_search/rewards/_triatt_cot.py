@@ -169,9 +169,7 @@ class TriAttCoT(nn.Module):
             x = nn.functional.gelu(x, approximate="tanh")
         return (self.head_u * x).sum(-1) + self.head_b
 
-    def _check(
-        self, hidden: Tensor, segments: Tensor, step_index: Tensor, separators: Tensor
-    ) -> tuple[int, int]:
+    def _check(self, hidden: Tensor, segments: Tensor, step_index: Tensor, separators: Tensor) -> tuple[int, int]:
         size = self.config.hidden_size
         if hidden.ndim != 3 or hidden.shape[2] != size:
             raise ValueError(f"`hidden` must have shape [B, L, {size}]; got {list(hidden.shape)}.")

@@ -92,9 +92,7 @@ class SvipReward:
     ) -> None:
         width = int(backbone.config.get_text_config().hidden_size)
         if head.config.hidden_size != width:
-            raise ValueError(
-                f"`head` must have the hidden_size of `backbone`, {width}; got {head.config.hidden_size}."
-            )
+            raise ValueError(f"`head` must have the hidden_size of `backbone`, {width}; got {head.config.hidden_size}.")
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
         self.backbone, self.processor, self.head = backbone.eval(), processor, head.eval()
@@ -456,9 +454,7 @@ def _read_head(path: Path, head: TriAttCoT) -> None:
     wanted = head.state_dict()
     if weights.keys() != wanted.keys():
         odd = sorted(weights.keys() ^ wanted.keys())
-        raise ModelFileError(
-            f"{path} must hold exactly the tensors of its config; {odd[0]!r} is missing or too many."
-        )
+        raise ModelFileError(f"{path} must hold exactly the tensors of its config; {odd[0]!r} is missing or too many.")
     for name, tensor in weights.items():
         if tensor.shape != wanted[name].shape:
             raise ModelFileError(

@@ -177,6 +177,7 @@ class Search:
         self._flight: dict[int, tuple[Request, int]] = {}
         self._next_id = 0
         self._round: _Round | None = None
+        self._completed = False
         self._setup()
         self._next_cycle()
 
@@ -307,9 +308,7 @@ class Search:
         """Return the steps that lead to each node of ``request``, with its tail where it has one."""
         text, known = self.tree.text, dict[int, Prefix]()
         paths = []
-        for node, parent in zip(
-            request.nodes, self.tree.arena.parent[list(request.nodes)].tolist(), strict=True
-        ):
+        for node, parent in zip(request.nodes, self.tree.arena.parent[list(request.nodes)].tolist(), strict=True):
             if parent not in known:  # siblings share it
                 known[parent] = self.tree.texts(parent) if parent >= 0 else ()
             paths.append((*known[parent], text[node]) if parent >= 0 else ())
@@ -343,8 +342,8 @@ class Search:
     def complete(self) -> bool:
         """Begin one greedy rollout from the best open node, after `stop`; False where there is none.
 
-        For a search that was cut before any trajectory was finished: the next `ask` returns the
-        request, and its outcome ends the search.
+        For a search that ends, or was cut, before any trajectory was finished: the next `ask`
+        returns the request, and its outcome ends the search.
         """
         opened = np.flatnonzero(self.tree.arena.status == Status.OPEN)
         if not self.done or not len(opened):
@@ -364,6 +363,9 @@ class Search:
     def _next_cycle(self) -> None:
         self._cycle = len(self._finished)  # trajectories from here on end in this cycle
         self._begin(self._choose())
+        if self._round is None and not self._finished and not self._completed:
+            self._completed = True  # nothing reached an answer: one rollout does, once
+            self.complete()
 
     def _begin(self, r: _Round | None) -> None:
         self._round = r
@@ -385,7 +387,8 @@ class Search:
             follow = self._grown(r, ends)
             if follow is not None:
                 return self._begin(follow)
-        self._scored(nodes, scores)
+        if not self._completed:  # the completion answers, it does not steer
+            self._scored(nodes, scores)
         self._next_cycle()
 
     def _grow(self, r: _Round) -> list[int]:

@@ -113,9 +113,7 @@ def loss_of(
     """
     visual, guesses = model.model.get_image_features(to_pixels(pixels))
     text = model.get_input_embeddings()(ids)
-    hidden = model.model.language_model(
-        inputs_embeds=torch.cat([visual, text], 1), use_cache=False
-    ).last_hidden_state
+    hidden = model.model.language_model(inputs_embeds=torch.cat([visual, text], 1), use_cache=False).last_hidden_state
     wanted = labels[:, 1:] != IGNORE
     states = hidden[:, visual.shape[1] : -1][wanted]
     step_loss = functional.cross_entropy(model.lm_head(states).float(), labels[:, 1:][wanted])
@@ -147,10 +145,7 @@ def greedy_accuracy(
         rows = range(start, min(start + batch_size, len(answers)))
         length = max(len(chunk.prompts[r]) for r in rows)
         ids = torch.tensor(
-            [
-                [tokenizer.pad_token_id] * (length - len(chunk.prompts[r])) + image + chunk.prompts[r]
-                for r in rows
-            ]
+            [[tokenizer.pad_token_id] * (length - len(chunk.prompts[r])) + image + chunk.prompts[r] for r in rows]
         ).to(device)
         out = model.generate(
             input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(),
@@ -162,8 +157,7 @@ def greedy_accuracy(
             right.append(text.endswith(f"answer : {answers[r]}"))
     model.train()
     by_family = {
-        f: float(np.mean([ok for ok, g in zip(right, families, strict=True) if g == f]))
-        for f in sorted(set(families))
+        f: float(np.mean([ok for ok, g in zip(right, families, strict=True) if g == f])) for f in sorted(set(families))
     }
     return float(np.mean(right)), by_family
 
@@ -199,9 +193,7 @@ def _start(config: TrainPolicyConfig) -> _Run:
     if config.start:
         model.load_state_dict(PuzzleVLMForConditionalGeneration.from_pretrained(config.start).state_dict())
     model.to(device)
-    run = _Run(
-        config, model, processor, make_optimizers(model, config.learning_rate, config.muon_filters), device
-    )
+    run = _Run(config, model, processor, make_optimizers(model, config.learning_rate, config.muon_filters), device)
     Path(config.out).mkdir(parents=True, exist_ok=True)
     if config.resume and run.checkpoint.exists():
         run.progress = load_checkpoint(run.checkpoint, model, run.optimizers, device)
@@ -274,9 +266,12 @@ def train_policy(config: TrainPolicyConfig, progress: Callable[[int, int, str], 
                 accuracy, by_family = greedy_accuracy(run.model, run.processor, validation, answers, families)
             run.progress.seconds, due = time.perf_counter() - began, run.progress.seen + config.validate_every
             step_loss, eye_loss = np.mean(losses, 0)
-            run.log({"seen": run.progress.seen, "seconds": round(run.progress.seconds), "step_loss": round(step_loss, 4),
-                     "eye_loss": round(eye_loss, 4), "accuracy": round(accuracy, 4),
-                     "by_family": {f: round(a, 2) for f, a in by_family.items()}})  # fmt: skip
+            record = {"step_loss": step_loss, "eye_loss": eye_loss, "accuracy": accuracy}
+            run.log(
+                {"seen": run.progress.seen, "seconds": round(run.progress.seconds)}
+                | {name: round(float(value), 4) for name, value in record.items()}
+                | {"by_family": {f: round(a, 2) for f, a in by_family.items()}}
+            )
             save_checkpoint(run.checkpoint, run.model, run.optimizers, run.progress)
     return _export(run)
 

@@ -27,13 +27,14 @@ from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .._aggregate import Aggregate, aggregate, step_value
-from .._types import DIMENSIONS
+from .._types import DIMENSIONS, ProposeRequest
 from ..datasets.puzzles import Puzzle, generate_puzzle
 from ..datasets.puzzles.labels import LabelSource, corrupt, label_steps
 from ..models.embedded import new_model, new_processor
 from ..models.prompt import STEP_SEPARATOR
 from ..models.puzzle_processor import PuzzleProcessor
 from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
+from ..policies.transformers_policy import TransformersPolicy
 from ..rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT
 from ..rewards.svip_reward import SvipReward
 from .checkpoint import Progress as _Progress
@@ -101,30 +102,12 @@ class TrainRewardConfig:
 # ---- chains ----------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
 def sample_chains(
-    model: PuzzleVLMForConditionalGeneration, processor: PuzzleProcessor, chunk: Chunk,
-    n: int, temperature: float, seed: int, batch_size: int = 256,
-) -> list[list[Chain]]:  # fmt: skip
-    """Return ``n`` sampled chains of thought for every puzzle of a chunk."""
-    torch.manual_seed(seed)
-    tokenizer, config = processor.tokenizer, model.config
-    image = [config.image_token_id] * config.n_visual_tokens
-    found: list[list[Chain]] = []
-    for start in range(0, len(chunk.prompts), batch_size):
-        prompts = chunk.prompts[start : start + batch_size]
-        length = max(map(len, prompts))
-        ids = torch.tensor([[tokenizer.pad_token_id] * (length - len(p)) + image + p for p in prompts])
-        out = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=(ids != tokenizer.pad_token_id).long().to(model.device),
-            pixel_values=to_pixels(chunk.pixels[start : start + batch_size]).to(model.device),
-            max_new_tokens=100, do_sample=True, temperature=temperature, top_k=0, num_return_sequences=n,
-        )[:, ids.shape[1] :]  # fmt: skip
-        texts = tokenizer.batch_decode(out, skip_special_tokens=True)
-        chains = [[s.strip() for s in t.split(STEP_SEPARATOR) if s.strip()] for t in texts]
-        found += [chains[i : i + n] for i in range(0, len(chains), n)]
-    return found
+    policy: TransformersPolicy, puzzles: Sequence[Puzzle], n: int, temperature: float, seed: int
+) -> list[list[Chain]]:
+    """Return ``n`` sampled chains of thought for every puzzle."""
+    requests = [ProposeRequest(p.question, (), n, seed + p.index, temperature, whole=True) for p in puzzles]
+    return [[[c.text for c in steps] for steps in found] for found in policy.propose(requests)]
 
 
 @dataclass
@@ -138,7 +121,7 @@ class LabelledChunk:
 
 
 def labelled_chunk(
-    config: TrainRewardConfig, policies: Sequence[PuzzleVLMForConditionalGeneration],
+    config: TrainRewardConfig, policies: Sequence[TransformersPolicy],
     processor: PuzzleProcessor, number: int, size: int, source: LabelSource,
 ) -> LabelledChunk:  # fmt: skip
     """Return chunk ``number``: the same for the same configuration and policies."""
@@ -152,9 +135,9 @@ def labelled_chunk(
         else:
             hot = config.temperature * (1.0 if k % 2 == 0 else 1.5)
             policy = policies[k % len(policies)]
-            sampled = sample_chains(policy, processor, tensors, 1, hot, number * 100 + k)
+            sampled = sample_chains(policy, puzzles, 1, hot, k << 32)
         for mine, more in zip(chains, sampled, strict=True):
-            mine.append(more[0][:16] or ["answer"])
+            mine.append(more[0][:16] if more and more[0] else ["answer"])
     labels = [[source(p, c) for c in cs] for p, cs in zip(puzzles, chains, strict=True)]
     return LabelledChunk(puzzles, tensors, chains, labels)
 
@@ -181,9 +164,7 @@ class Packed:
     labels: Tensor
 
 
-def pack(
-    data: LabelledChunk, rows: NDArray[Any], processor: PuzzleProcessor, max_tokens: int = 110
-) -> Packed:
+def pack(data: LabelledChunk, rows: NDArray[Any], processor: PuzzleProcessor, max_tokens: int = 110) -> Packed:
     """Return the packed tensors of some puzzles of a chunk; over-long chains lose their last steps."""
     visual, pad = processor.n_visual_tokens, processor.tokenizer.pad_token_id
     ids: list[list[int]] = []
@@ -195,9 +176,7 @@ def pack(
         prompt = data.tensors.prompts[r]
         row, own, pos = list(prompt), [0] * len(prompt), list(range(visual, visual + len(prompt)))
         for k, chain in enumerate(data.chains[r], 1):
-            steps = processor.tokenizer([s + STEP_SEPARATOR for s in chain], add_special_tokens=False)[
-                "input_ids"
-            ]
+            steps = processor.tokenizer([s + STEP_SEPARATOR for s in chain], add_special_tokens=False)["input_ids"]
             lengths = np.cumsum([len(s) for s in steps])
             steps = steps[: max(1, int((lengths <= max_tokens).sum()))]
             views.append(_view(visual, len(prompt), visual + len(row), [len(s) for s in steps]))
@@ -332,12 +311,6 @@ def _rate(seen: int, config: TrainRewardConfig) -> float:
     return config.learning_rate * min(warmup, 1.0 - seen / max(1, config.samples))
 
 
-def _load_policies(
-    config: TrainRewardConfig, device: torch.device
-) -> list[PuzzleVLMForConditionalGeneration]:
-    return [AutoModelForImageTextToText.from_pretrained(p).eval().to(device) for p in config.policies]
-
-
 def _batches(size: int, batch_size: int, seed: Sequence[int]) -> Iterator[NDArray[Any]]:
     order = np.random.default_rng(seed).permutation(size)
     yield from (order[i : i + batch_size] for i in range(0, size, batch_size))
@@ -368,13 +341,13 @@ def train_reward(
     )
     head = TriAttCoT(backbone.config.text_config.hidden_size, config.head_dim, config.n_kv_heads)
     model = _Model(backbone, head).to(device).train()
-    policies = _load_policies(config, device)
+    policies = [TransformersPolicy.load(p, device=device, cache_tokens=0) for p in config.policies]
     optimizers = make_optimizers(model, config.learning_rate)
     out, size = Path(config.out), config.chunk
     out.mkdir(parents=True, exist_ok=True)
     held_out = [generate_puzzle(VALIDATION_SEED, i) for i in range(config.validation_puzzles)]
-    judge = policies[-1] if policies else backbone
-    sampled = sample_chains(judge, processor, encode(held_out, processor), 8, 1.0, 0)
+    judge = policies[-1] if policies else TransformersPolicy(backbone, processor, cache_tokens=0)
+    sampled = sample_chains(judge, held_out, 8, 1.0, 0)
     state = _Progress()
     checkpoint = out / "checkpoint.pt"
     if config.resume and checkpoint.exists():

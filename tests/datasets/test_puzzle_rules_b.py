@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -67,10 +68,8 @@ def test_one_misread_fact_never_raises_anything_else(family: Family) -> None:
         for word in ("red", "small", "long", "triangle", "7", "row", MISSING):
             facts = list(puzzle.facts)
             facts[int(rng.integers(len(facts)))] = word
-            try:
+            with contextlib.suppress(Inconsistent):
                 assert family.reason(tuple(facts), puzzle.question)[-1].startswith("answer : ")
-            except Inconsistent:
-                pass
 
 
 # ---- facts from the captions of the published pictures --------------------------------------

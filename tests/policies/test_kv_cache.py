@@ -220,9 +220,7 @@ def test_question_key_sees_what_a_model_sees(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(array).save(path)
     base = question_key(Question("what?", images=[array], options=["1", "2"]))
-    assert base == question_key(
-        Question("what?", images=[array.copy()], options=["1", "2"], answer="1", id="x")
-    )
+    assert base == question_key(Question("what?", images=[array.copy()], options=["1", "2"], answer="1", id="x"))
     others = [
         Question("what!", images=[array], options=["1", "2"]),
         Question("what?", images=[array], options=["12"]),

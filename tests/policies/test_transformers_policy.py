@@ -128,9 +128,7 @@ def split(tokenizer: Any, tokens: list[int], log_probs: list[float], whole: bool
 
 
 def assert_same(got: tuple[Candidate, ...], expected: tuple[Candidate, ...]) -> None:
-    assert [(c.text, c.tokens, c.finish_reason) for c in got] == [
-        (c.text, c.tokens, c.finish_reason) for c in expected
-    ]
+    assert [(c.text, c.tokens, c.finish_reason) for c in got] == [(c.text, c.tokens, c.finish_reason) for c in expected]
     for one, other in zip(got, expected, strict=True):
         assert one.log_prob == pytest.approx(other.log_prob, abs=1e-3)
 
@@ -283,7 +281,7 @@ def test_encodes_a_picture_once_and_shares_the_steps(llava: Any) -> None:
         equal = Question(question.text, images=[picture()])
         policy.propose([ProposeRequest(equal, (), 1, 1)])
         assert spy.pictures == 1
-        policy.clear_cache()
+        policy.clear()
         policy.propose([ProposeRequest(question, (), 1, 1)])
         assert spy.pictures == 2
     finally:
@@ -303,10 +301,7 @@ def test_paths_pil_and_arrays_are_the_same_picture(llava: Any, tmp_path: Path) -
 
     image = Image.fromarray(picture())
     image.save(tmp_path / "a.png")
-    asked = [
-        ProposeRequest(Question("what ?", images=[i]), (), 3, 4)
-        for i in (picture(), image, tmp_path / "a.png")
-    ]
+    asked = [ProposeRequest(Question("what ?", images=[i]), (), 3, 4) for i in (picture(), image, tmp_path / "a.png")]
     results = policy_for(llava).propose(asked)
     assert results[0] == results[1] == results[2] != []
 
@@ -323,9 +318,7 @@ def test_a_long_context_ends_with_length(llava: Any) -> None:
     assert "length" in {steps[-1].finish_reason for steps in first}
     assert policy.propose([ProposeRequest(question, (step, step), 4, 0)]) == [[]]
     assert policy.propose([ProposeRequest(Question("red " * 300), (), 4, 0)]) == [[]]
-    assert policy.propose([ProposeRequest(question, (), 2, 0), ProposeRequest(question, (step, step), 4, 0)])[
-        0
-    ]
+    assert policy.propose([ProposeRequest(question, (), 2, 0), ProposeRequest(question, (step, step), 4, 0)])[0]
 
 
 def test_no_requests_and_no_candidates(llava: Any) -> None:
@@ -367,9 +360,7 @@ def test_empty_steps_are_left_out(llava: Any, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_rows_of_broken_logits_are_left_out(
-    llava: Any, value: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_of_broken_logits_are_left_out(llava: Any, value: float, monkeypatch: pytest.MonkeyPatch) -> None:
     policy, request = policy_for(llava), ProposeRequest(a_question(), (), 4, 3, 1.0, True)
     (whole,) = policy.propose([request])
     assert len(whole) == 4
@@ -398,9 +389,7 @@ def test_a_model_that_raises_is_a_policy_error(llava: Any, monkeypatch: pytest.M
 
     with monkeypatch.context() as patch:
         patch.setattr(llava[0], "forward", explode)
-        with pytest.raises(
-            PolicyError, match=r"LlavaForConditionalGeneration raised RuntimeError: out of memory$"
-        ):
+        with pytest.raises(PolicyError, match=r"LlavaForConditionalGeneration raised RuntimeError: out of memory$"):
             policy.propose([request])
     assert policy.propose([request]) == expected
 
@@ -417,7 +406,7 @@ def test_leaves_the_model_as_it_found_it() -> None:
     expected = policy.propose([ProposeRequest(a_question(), (), 2, 0)])
     model.train()
     model.model.rope_deltas = marker = torch.zeros(1, 1, dtype=torch.int64)
-    policy.clear_cache()
+    policy.clear()
     assert policy.propose([ProposeRequest(a_question(), (), 2, 0)]) == expected
     assert model.training
     assert model.model.rope_deltas is marker
@@ -522,10 +511,7 @@ def test_load_an_embedded_model(tmp_path: Path) -> None:
     request = ProposeRequest(a_question(), ("the circle is red",), 3, 0, 1.0, True)
     expected = policy_for((model, processor)).propose([request])
     assert policy_for((model, processor), cache_tokens=0).propose([request]) == expected
-    assert (
-        TransformersPolicy.load(tmp_path, max_step_tokens=LIMIT, max_tokens=LIMIT).propose([request])
-        == expected
-    )
+    assert TransformersPolicy.load(tmp_path, max_step_tokens=LIMIT, max_tokens=LIMIT).propose([request]) == expected
     weights = next(tmp_path.glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelFileError, match="Cannot load a model from"):

@@ -64,9 +64,7 @@ class TinyProcessor:
         data, counts = self.encode(pictures) if pictures else ({}, [])
         for count in counts:
             text = text.replace("<image>", ":" + "<IMAGE>" * count + ":", 1)
-        ids = self.tokenizer(
-            text.replace("<IMAGE>", "<image>"), return_tensors="pt", return_token_type_ids=False
-        )
+        ids = self.tokenizer(text.replace("<IMAGE>", "<image>"), return_tensors="pt", return_token_type_ids=False)
         return {**ids, **data}
 
     def pixels(self, pictures: list[Image.Image]) -> torch.Tensor:
@@ -113,9 +111,7 @@ def llava(vocabulary: int, image: int) -> Any:
         patch_size=8,
     )
     text = LlamaConfig(vocab_size=vocabulary, max_position_embeddings=256, **TEXT)
-    return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_id=image)
-    )
+    return LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_id=image))
 
 
 def idefics3(vocabulary: int, image: int) -> Any:

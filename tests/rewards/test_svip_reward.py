@@ -295,9 +295,7 @@ def test_batched_scores_equal_whole_paths(make, variant):
         np.testing.assert_allclose(rewards, whole(reward, QUESTIONS[0], path), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"batch_size": 1}, {"cache_tokens": 0}, {"cache_tokens": 40}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"batch_size": 1}, {"cache_tokens": 0}, {"cache_tokens": 40}], ids=str)
 def test_order_batching_and_eviction_do_not_matter(options):
     reward = make_reward(**options)
     expected = make_reward().evaluate(QUESTIONS[0], PATHS) + make_reward().evaluate(QUESTIONS[1], PATHS)

@@ -46,9 +46,7 @@ def test_tree_is_the_golden_one(name):
     path = FOLDER / f"{name}.json"
     found = json.loads(json.dumps(record(name)))
     if os.environ.get("SVIP_REGENERATE"):
-        path.write_text(
-            json.dumps(found, separators=(",", ":")).replace('],"', '],\n"') + "\n", encoding="utf-8"
-        )
+        path.write_text(json.dumps(found, separators=(",", ":")).replace('],"', '],\n"') + "\n", encoding="utf-8")
     golden = json.loads(path.read_text(encoding="utf-8"))
     nodes = Tree.from_dict(found["tree"]), Tree.from_dict(golden["tree"])
     for node in range(min(map(len, nodes))):  # the first node that differs says most

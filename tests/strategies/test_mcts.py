@@ -39,13 +39,21 @@ def test_finds_the_best_arm(rule, rollout, best):
 def test_bookkeeping(iterations, parallel, seed, rollout):
     config = MCTS(iterations=iterations, expand=3, parallel=parallel, rollout=rollout)
     search = play(config.start(QUESTION, seed), HashPolicy(), HashReward())
-    arena = search.tree.arena
-    assert search.usage.reward_calls == len(search.tree) - 1
-    assert arena.visits[0] == len(search.tree) - 1  # every child backs up once
+    arena, completed = search.tree.arena, search._completed
+    assert arena.visits[0] == search.usage.reward_calls - completed  # every child backs up once
+    if not completed:
+        assert search.usage.reward_calls == len(search.tree) - 1
     assert (arena.virtual_visits == 0).all()
     assert 0 <= arena.value_sum[0] <= arena.visits[0]
     if not rollout:
-        assert search.usage.policy_calls <= iterations
+        assert search.usage.policy_calls <= iterations + completed
+
+
+@pytest.mark.parametrize("strategy", [MCTS(iterations=2), MCTS(iterations=1, rollout=True)])
+def test_a_short_search_still_answers(strategy):
+    result = solve(QUESTION, HashPolicy(depth=6), HashReward(), strategy)
+    assert result.answer in QUESTION.options
+    assert result.stopped_by == "finished"
 
 
 def test_an_exhausted_tree_ends_the_search():

@@ -92,9 +92,7 @@ class Family(ABC):
         return self.perception(facts) + self.reason(facts, question)
 
 
-def choices(
-    rng: np.random.Generator, answer: str, pool: list[str] | tuple[str, ...], n: int = 4
-) -> tuple[str, ...]:
+def choices(rng: np.random.Generator, answer: str, pool: list[str] | tuple[str, ...], n: int = 4) -> tuple[str, ...]:
     """Return ``n`` distinct options in random order, ``answer`` among them."""
     others = [p for p in dict.fromkeys(pool) if p != answer]
     picked = [others[i] for i in rng.permutation(len(others))[: n - 1]] + [answer]

@@ -26,10 +26,7 @@ class GridNumberColor(Family):
         digits, colors = pick(rng, [str(v) for v in range(1, 10)], 4), pick(rng, COLORS, 4)
         cells = [(MISSING, UNKNOWN), *zip(digits, colors, strict=True), *zip(digits, colors, strict=True)]
         facts = tuple(word for i in rng.permutation(9) for word in cells[i])
-        question = (
-            "What is the missing color if the part denoted with the question mark "
-            f"has the number {digits[0]}?"
-        )
+        question = f"What is the missing color if the part denoted with the question mark has the number {digits[0]}?"
         return Instance(facts, colors[0], choices(rng, colors[0], COLORS), question)
 
     def draw(self, canvas: Canvas, facts: tuple[str, ...]) -> None:
@@ -52,11 +49,7 @@ class GridNumberColor(Family):
                 colors.setdefault(str(number(value)), []).append(color)
         if any(len(c) != 2 or len(set(c)) != 1 for c in colors.values()):
             raise Inconsistent("each number must stand twice in one colour")
-        if (
-            asked[1] not in colors
-            or colors[asked[1]][0] not in COLORS
-            or len({c[0] for c in colors.values()}) != 4
-        ):
+        if asked[1] not in colors or colors[asked[1]][0] not in COLORS or len({c[0] for c in colors.values()}) != 4:
             raise Inconsistent("four numbers must have a colour each, the asked one among them")
         answer = colors.pop(asked[1])[0]
         pairs = [f"{value} is {c[0]}" for value, c in colors.items()]

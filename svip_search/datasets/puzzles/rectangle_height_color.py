@@ -69,9 +69,7 @@ class RectangleHeightColor(Family):
 
     def draw(self, canvas: Canvas, facts: tuple[str, ...]) -> None:
         size = canvas.vary(44, 56)
-        for (x, w, heights, radius), length, color in zip(
-            bar_layout(canvas), facts[::2], facts[1::2], strict=True
-        ):
+        for (x, w, heights, radius), length, color in zip(bar_layout(canvas), facts[::2], facts[1::2], strict=True):
             gone = color == MISSING
             fill = GREY if gone else canvas.jitter(PALETTE[color])
             canvas.rounded_box(x, 256, w, heights[length], radius, fill)

@@ -30,9 +30,7 @@ class RectangleHeightNumber(Family):
 
     def draw(self, canvas: Canvas, facts: tuple[str, ...]) -> None:
         fill, size = canvas.tint(), canvas.vary(44, 56)
-        for (x, w, heights, radius), length, value in zip(
-            bar_layout(canvas), facts[::2], facts[1::2], strict=True
-        ):
+        for (x, w, heights, radius), length, value in zip(bar_layout(canvas), facts[::2], facts[1::2], strict=True):
             canvas.rounded_box(x, 256, w, heights[length], radius, fill)
             canvas.text(x, 256, value, size)
             canvas.note(x, 256, shape="rectangle", number=value, size=length)

@@ -54,9 +54,7 @@ class ShapeReflect(Family):
         a, b = (i for i in range(3) if i != gone % 3)
         if facts[a] != facts[a + 3] or facts[b] != facts[b + 3]:
             raise Inconsistent("the rows are not reflections of each other")
-        if len({facts[a], facts[b], answer}) != 3 or any(
-            f not in SIDES for f in (facts[a], facts[b], answer)
-        ):
+        if len({facts[a], facts[b], answer}) != 3 or any(f not in SIDES for f in (facts[a], facts[b], answer)):
             raise Inconsistent("the shapes of a row must be different")
         row, other = ("top", "bottom") if gone < 3 else ("bottom", "top")
         return [

@@ -35,9 +35,7 @@ class ShapeSizeHexagon(Family):
         shapes, sizes = pick(rng, SHAPES, 3), pick(rng, SIZES, 3)
         words = [fact for i in (0, 1, 2, 2, 1, 0) for fact in (sizes[i], shapes[i])]
         asked = int(rng.integers(3))
-        question = (
-            f"What is the size of the missing shape denoted with a question mark if it is a {shapes[asked]}?"
-        )
+        question = f"What is the size of the missing shape denoted with a question mark if it is a {shapes[asked]}?"
         facts = (*words[:6], MISSING, *words[6:])
         return Instance(facts, sizes[asked], choices(rng, sizes[asked], SIZES, 3), question)
 
