@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
-    AutoImageProcessor,
     AutoProcessor,
     BatchFeature,
     PreTrainedTokenizerFast,
@@ -97,6 +96,12 @@ class PuzzleProcessor(ProcessorMixin):  # type: ignore[misc]
             data.update(self.image_processor(images, return_tensors="pt"))
         return BatchFeature(data, tensor_type=return_tensors)
 
+    @classmethod
+    def _get_arguments_from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        # The parts are ours: looking them up by name would want torchvision in transformers 5.17.
+        saved, _ = cls.get_processor_dict(folder)
+        side = (saved.get("image_processor") or {}).get("side", 128)
+        return [PuzzleImageProcessor(side), PreTrainedTokenizerFast.from_pretrained(folder)]
 
-AutoImageProcessor.register(PuzzleVLMConfig, slow_image_processor_class=PuzzleImageProcessor, exist_ok=True)
+
 AutoProcessor.register(PuzzleVLMConfig, PuzzleProcessor, exist_ok=True)
