@@ -32,6 +32,7 @@ class TriAttConfig:
     query: Literal["conditioned", "constant"] = "conditioned"
     segment_bias: bool = True
     head: Literal["linear", "mlp"] = "linear"
+    surprise: bool = False
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "head_dim"):
@@ -39,11 +40,22 @@ class TriAttConfig:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive whole number; got {value!r}.")
         choices = {"n_kv_heads": (1, C), "query": ("conditioned", "constant"), "head": ("linear", "mlp"),
-                   "segment_bias": (True, False)}  # fmt: skip
+                   "segment_bias": (True, False), "surprise": (True, False)}  # fmt: skip
         for name, admissible in choices.items():
             value = getattr(self, name)
-            if value not in admissible or isinstance(value, bool) != (name == "segment_bias"):
+            if value not in admissible or isinstance(value, bool) != (name in ("segment_bias", "surprise")):
                 raise ValueError(f"`{name}` must be one of {list(admissible)}; got {value!r}.")
+
+
+def surprise_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Return how unlikely each token was, min(-log p, 8) / 2: 0 for the expected one, at most 4.
+
+    Args:
+        logits: [..., vocabulary], of the position *before* each token.
+        ids: [...], the tokens.
+    """
+    log_prob = logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
+    return (-log_prob).clamp(max=8.0) / 2
 
 
 class TriAttCoT(nn.Module):
@@ -65,6 +77,10 @@ class TriAttCoT(nn.Module):
             learned ``"constant"``.
         segment_bias: whether to learn beta, four numbers a dimension; otherwise it is 0.
         head: ``"linear"``, or ``"mlp"`` for a hidden GELU layer of width d.
+        surprise: whether to add to the hidden state of each step token a learned direction times how
+            unlikely the backbone itself held that token (`surprise_of`).  What the backbone would
+            have written is known at its last layer only, so no attention inside it can compare
+            that with what the step says.
 
     Raises:
         ValueError: an argument is not as described.
@@ -86,9 +102,10 @@ class TriAttCoT(nn.Module):
         query: Literal["conditioned", "constant"] = "conditioned",
         segment_bias: bool = True,
         head: Literal["linear", "mlp"] = "linear",
+        surprise: bool = False,
     ) -> None:
         super().__init__()
-        self.config = TriAttConfig(hidden_size, head_dim, n_kv_heads, query, segment_bias, head)
+        self.config = TriAttConfig(hidden_size, head_dim, n_kv_heads, query, segment_bias, head, surprise)
         self.key = nn.Linear(hidden_size, n_kv_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, n_kv_heads * head_dim, bias=False)
         if query == "conditioned":
@@ -100,8 +117,15 @@ class TriAttCoT(nn.Module):
         if head == "mlp":
             self.head_w = nn.Parameter(torch.empty(C, head_dim, head_dim).uniform_(-scale, scale))
             self.head_c = nn.Parameter(torch.zeros(C, head_dim))
+        self.surprise = nn.Parameter(torch.randn(hidden_size) / 2) if surprise else None
         self.head_u = nn.Parameter(torch.empty(C, head_dim).uniform_(-scale, scale))
         self.head_b = nn.Parameter(torch.zeros(C))
+
+    def hear(self, hidden: Tensor, surprise: Tensor) -> Tensor:
+        """Return hidden states [..., D] with the surprises [...] of their tokens mixed in."""
+        if self.surprise is None:
+            return hidden
+        return hidden + surprise[..., None] * self.surprise
 
     def project(self, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return keys, values [..., n_kv_heads, d] and queries [..., 3, d] of hidden states [..., D].

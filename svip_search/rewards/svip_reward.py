@@ -37,7 +37,7 @@ from .._errors import ModelFileError, RewardError, SvipSearchError
 from .._types import Prefix, Question
 from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
 from ..models.prompt import build_inputs, encode_step
-from ._triatt_cot import IMAGE, QUESTION, STEP, C, TriAttConfig, TriAttCoT
+from ._triatt_cot import IMAGE, QUESTION, STEP, C, TriAttConfig, TriAttCoT, surprise_of
 
 CONFIG, HEAD, BACKBONE = "config.json", "head.safetensors", "backbone"
 
@@ -231,6 +231,8 @@ class _Evaluation:
         self.kv: dict[Prefix, KeyValues] = {}
         self.queries: dict[Prefix, Tensor] = {}
         self.scores: dict[Prefix, NDArray[np.float32]] = {}
+        #: Last hidden state of each prefix: what the backbone expects to come next.
+        self.last: dict[Prefix, Tensor] = {}
         # Of positions against token counts, in models with image-aware positions.
         self.offset = int(model.backbone.config.model_type == "paligemma")  # counts from one
         self.paths = list(paths)
@@ -262,10 +264,11 @@ class _Evaluation:
         self.nodes[prefix], self.ids[prefix] = node, node.ids
         if node.kv is not None:
             self.kv[prefix] = node.kv
+        value, self.last[prefix] = node.extra
         if prefix:
-            self.scores[prefix] = node.extra
+            self.scores[prefix] = value
         else:
-            self.offset = node.extra
+            self.offset = value
 
     def _read_prompt(self) -> None:
         model = self.model
@@ -289,8 +292,10 @@ class _Evaluation:
             if module.rope_deltas is not None:
                 self.offset = int(module.rope_deltas.flatten()[0])
         backbone = KeyValues.from_cache(cache)
-        k, v, _ = model.head.project(out.last_hidden_state.float())
+        hidden = out.last_hidden_state.float()
+        k, v, _ = model.head.project(hidden)
         self.kv[()] = _with_triatt(backbone, k[0], v[0])
+        self.last[()] = hidden[0, -1]
 
     def _read_steps(self, missing: list[Prefix]) -> None:
         """Run the missing steps through the backbone, parents before children."""
@@ -347,7 +352,8 @@ class _Evaluation:
             past_key_values=cache,
             use_cache=True,
         )
-        k, v, q = model.head.project(out.last_hidden_state.float())
+        hidden = out.last_hidden_state.float()
+        k, v, q = model.head.project(self._heard(hidden, ids.to(model.device), runs))
         for row, run in enumerate(runs):
             start, before = 0, int(lengths[row])
             for prefix, step in zip(run.prefixes, run.ids, strict=True):
@@ -355,7 +361,18 @@ class _Evaluation:
                 backbone = cache.take(row, before + start, before + stop)
                 self.kv[prefix] = _with_triatt(backbone, k[row, start:stop], v[row, start:stop])
                 self.queries[prefix] = q[row, stop - 1]
+                self.last[prefix] = hidden[row, stop - 1]
                 start = stop
+
+    def _heard(self, hidden: Tensor, ids: Tensor, runs: list[_Run]) -> Tensor:
+        """Return hidden states [runs, tokens, D] with the surprise of each token mixed in."""
+        head = self.model.head
+        if head.surprise is None:
+            return hidden
+        before = torch.stack([self.last[run.prefixes[0][:-1]] for run in runs])[:, None]
+        previous = torch.cat([before, hidden[:, :-1]], 1)
+        weights = self.model.backbone.get_output_embeddings()
+        return head.hear(hidden, surprise_of(weights(previous.to(self.model.backbone.dtype)), ids))
 
     def _score(self, new: list[Prefix], needed: list[Prefix]) -> None:
         """Score the new prefixes over the tree of all prefixes they need."""
@@ -394,9 +411,9 @@ class _Evaluation:
             if prefix:
                 parent = self.nodes[prefix[:-1]]
                 node = trie.add(parent, prefix[-1], self.ids[prefix], self.kv[prefix])
-                node.extra = self.scores[prefix]
+                node.extra = (self.scores[prefix], self.last[prefix].clone())
             else:
-                node = trie.add_root(self.key, self.ids[prefix], self.kv[prefix], self.offset)
+                node = trie.add_root(self.key, self.ids[prefix], self.kv[prefix], (self.offset, self.last[()].clone()))
             self.nodes[prefix] = node
 
     def _count(self, computed: list[Prefix]) -> None:

@@ -6,7 +6,8 @@ policies.  They are packed behind their common picture and question, so the pref
     [64 visual tokens][question][chain 1][chain 2]…     each chain sees the prefix and itself
 
 Loss = binary cross-entropy with soft labels, summed over relevance, logic and attribute and masked
-where a label is missing, + the eye's loss (see ``training.policy``).
+where a label is missing, + the eye's loss (see ``training.policy``) + cross-entropy of the right
+chains' tokens, which keeps the backbone able to tell what it would have written itself.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from ..models.prompt import STEP_SEPARATOR
 from ..models.puzzle_processor import PuzzleProcessor
 from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from ..policies.transformers_policy import TransformersPolicy
-from ..rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT
+from ..rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT, surprise_of
 from ..rewards.svip_reward import SvipReward
 from .checkpoint import Progress as _Progress
 from .checkpoint import load_checkpoint, save_checkpoint, write_facts
@@ -61,6 +62,7 @@ class TrainRewardConfig:
         temperature: of the policies' samples; half of them are drawn hotter by a half.
         head_dim: width of TriAtt-CoT's queries, keys and values.
         n_kv_heads: 1 (shared by the dimensions) or 3.
+        surprise: whether the head hears how unlikely the backbone held each token (see ``TriAttCoT``).
         seed: of the puzzles, the corruptions and the head.
         threads: CPU threads, 0 = as torch chooses.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
@@ -82,6 +84,7 @@ class TrainRewardConfig:
     temperature: float = 1.0
     head_dim: int = 64
     n_kv_heads: int = 3
+    surprise: bool = True
     seed: int = 1
     threads: int = 0
     device: str = "auto"
@@ -232,8 +235,8 @@ class _Model(torch.nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, pixels: Tensor, batch: Packed) -> tuple[Tensor, list[Tensor]]:
-        """Return the logits [P * K, S, 3] and the eye's guesses."""
+    def forward(self, pixels: Tensor, batch: Packed) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Return the logits [P * K, S, 3], the eye's guesses, and the language loss of the right chains."""
         inner = self.backbone.model
         visual, guesses = inner.get_image_features(to_pixels(pixels))
         embeds = torch.cat([visual, inner.get_input_embeddings()(batch.ids)], 1)
@@ -246,7 +249,16 @@ class _Model(torch.nn.Module):
         ).last_hidden_state
         row = torch.arange(len(batch.gather), device=hidden.device) // (len(batch.gather) // len(hidden))
         alone = hidden[row[:, None], batch.gather]
-        return self.head(alone, batch.segments, batch.step_index, batch.separators), guesses
+        ids = functional.pad(batch.ids, (visual.shape[1], 0))[row[:, None], batch.gather]
+        step = batch.step_index[:, 1:] >= 0
+        expected = self.backbone.lm_head(alone[:, :-1])
+        first = torch.arange(len(row), device=row.device) % (len(row) // len(hidden)) == 0
+        chosen = step & first[:, None]  # the first chain of every puzzle is the right one
+        language = functional.cross_entropy(expected[chosen].float(), ids[:, 1:][chosen])
+        # The likelihood is a measurement here: only the right chains may teach the language model.
+        surprise = functional.pad(surprise_of(expected.detach(), ids[:, 1:]) * step, (1, 0))
+        heard = self.head.hear(alone, surprise)
+        return self.head(heard, batch.segments, batch.step_index, batch.separators), guesses, language
 
 
 def reward_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -339,7 +351,9 @@ def train_reward(
         if config.backbone
         else new_model(config.size, processor)
     )
-    head = TriAttCoT(backbone.config.text_config.hidden_size, config.head_dim, config.n_kv_heads)
+    head = TriAttCoT(
+        backbone.config.text_config.hidden_size, config.head_dim, config.n_kv_heads, surprise=config.surprise
+    )
     model = _Model(backbone, head).to(device).train()
     policies = [TransformersPolicy.load(p, device=device, cache_tokens=0) for p in config.policies]
     optimizers = make_optimizers(model, config.learning_rate)
@@ -388,12 +402,12 @@ def _step(
     batch = Packed(**{k: v.to(device) for k, v in vars(batch).items()})
     index = torch.from_numpy(rows)
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits, guesses = model(data.tensors.pixels[index].to(device), batch)
+        logits, guesses, language = model(data.tensors.pixels[index].to(device), batch)
     loss = reward_loss(logits, batch.labels)
     eye = perception_loss(guesses, data.tensors.cells[index].to(device))
     for optimizer in optimizers:
         optimizer.zero_grad()
-    (loss + 0.5 * eye).backward()  # type: ignore[no-untyped-call]
+    (loss + 0.5 * eye + language).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for optimizer in optimizers:
         optimizer.step()

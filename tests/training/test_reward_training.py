@@ -32,7 +32,7 @@ def parts():
     torch.manual_seed(0)
     processor = new_processor()
     backbone = new_model("puzzle-nano", processor).eval()
-    head = TriAttCoT(backbone.config.text_config.hidden_size, 16).eval()
+    head = TriAttCoT(backbone.config.text_config.hidden_size, 16, surprise=True).eval()
     rng = np.random.default_rng(0)
     puzzles = [generate_puzzle(4, i) for i in range(3)]
     chains = [[list(p.steps), corrupt(p, rng), corrupt(p, rng)] for p in puzzles]
@@ -44,7 +44,7 @@ def test_packed_chains_score_as_the_reward_model_scores_them_alone(parts):
     processor, backbone, head, data = parts
     batch = pack(data, np.arange(3), processor)
     with torch.inference_mode():
-        logits, _ = _Model(backbone, head)(data.tensors.pixels, batch)
+        logits, _, _ = _Model(backbone, head)(data.tensors.pixels, batch)
     reward = SvipReward(backbone, processor, head)
     for i, puzzle in enumerate(data.puzzles):
         for k, chain in enumerate(data.chains[i]):
