@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -72,6 +74,21 @@ def _folder(name: str, kind: str) -> str:
     raise ModelFileError(f"`{kind}` must be {choices}a model folder or a hub id; got {name!r}.")
 
 
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Show no progress bar where an embedded model loads: it takes less time than reading one."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled() and name in _DESCRIPTIONS
+    if shown:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_policy(name: str, **options: Any) -> TransformersPolicy:
     """Return a policy by the name of an embedded model, a local folder or a hub id.
 
@@ -87,7 +104,8 @@ def load_policy(name: str, **options: Any) -> TransformersPolicy:
 
     if name in _DESCRIPTIONS:
         options.setdefault("cache_tokens", EMBEDDED_CACHE)
-    return TransformersPolicy.load(_folder(name, "policy"), **options)
+    with _quiet(name):
+        return TransformersPolicy.load(_folder(name, "policy"), **options)
 
 
 def load_reward(name: str, **options: Any) -> SvipReward:
@@ -105,4 +123,5 @@ def load_reward(name: str, **options: Any) -> SvipReward:
 
     if name in _DESCRIPTIONS:
         options.setdefault("cache_tokens", EMBEDDED_CACHE)
-    return SvipReward.load(_folder(name, "reward"), **options)
+    with _quiet(name):
+        return SvipReward.load(_folder(name, "reward"), **options)
