@@ -235,7 +235,7 @@ def _check(policy: Any, reward: Any, strategy: Any, budget: Any, seed: Any) -> S
             f"`reward` must be given for the strategy {strategy.name!r}; got None. "
             "'greedy' and 'self-consistency' need none."
         )
-    return strategy
+    return strategy.scored_by(reward)
 
 
 def _as_question(question: Question | str) -> Question:

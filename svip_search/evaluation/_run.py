@@ -20,6 +20,7 @@ from hashlib import blake2b
 from os import PathLike
 from typing import Any
 
+from .._aggregate import Scoring
 from .._budget import Budget
 from .._solve import _call_models, _Run
 from .._types import Policy, Question, Result, RewardModel
@@ -32,8 +33,12 @@ from ._shuffled import ShuffledReward
 
 #: Strategies that only differ in how they answer from the shared samples.
 SAMPLED = {"self-consistency": "majority", "best-of-n": "max", "weighted": "weighted"}
-#: Searches are stopped by their budget, long before this many iterations for each sample.
-ITERATIONS = 16
+#: Sizes with which searches come near the tokens of n samples: siblings with the same text are one
+#: node, so they grow wider than their candidates suggest; their budget is what stops them.
+SETTINGS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "beam": lambda n: {"width": max(1, n // 2), "expand": max(2, n // 2)},
+    "mcts": lambda n: {"iterations": 16 * n, "expand": max(2, n // 2), "rollout": True},
+}
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
@@ -194,13 +199,13 @@ def _run_batch(
     for name in names:
         if name in SAMPLED and samples is not None:
             for outcome, question, result in zip(outcomes, questions, samples.results, strict=True):
-                outcome[name] = _sampled_outcome(name, question, result, samples)
+                outcome[name] = _sampled_outcome(name, question, result, samples, reward)
             continue
         budgets = None
         settings: dict[str, Any] = {}
         if name != "greedy" and samples is not None:
             budgets = [Budget(policy_tokens=max(1, r.usage.policy_tokens)) for r in samples.results]
-            settings = {"iterations": ITERATIONS * n} if name == "mcts" else {}
+            settings = SETTINGS[name](n) if name in SETTINGS else {}
         found = _search(questions, policy, reward, make(name, n=n, **settings), budgets, seed)
         for outcome, question, result in zip(outcomes, questions, found.results, strict=True):
             tokens = result.usage.reward_tokens
@@ -208,7 +213,7 @@ def _run_batch(
     for i, (question, outcome) in enumerate(zip(questions, outcomes, strict=True)):
         drawn = None
         if samples is not None:
-            drawn = _sampled_outcome("self-consistency", question, samples.results[i], samples)
+            drawn = _sampled_outcome("self-consistency", question, samples.results[i], samples, reward)
         yield Record(question.id, family_of(question), len(question.options), drawn, outcome)
 
 
@@ -231,7 +236,7 @@ def _search(
         reward.seconds = 0.0
     start = time.perf_counter()
     runs = [
-        _Run(i, strategy.start(question, _seed_of(seed, question)), budgets[i] if budgets else None)
+        _Run(i, strategy.scored_by(reward).start(question, _seed_of(seed, question)), budgets[i] if budgets else None)
         for i, question in enumerate(questions)
     ]
     results: dict[int, Result] = {}
@@ -252,10 +257,17 @@ def _seed_of(seed: int, question: Question) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _sampled_outcome(name: str, question: Question, result: Result, samples: _Pass) -> dict[str, Any]:
+def _scoring_of(reward: RewardModel | None) -> Scoring:
+    """Return the scoring that strategies use with this reward model."""
+    return getattr(reward, "scoring", None) or Scoring()
+
+
+def _sampled_outcome(
+    name: str, question: Question, result: Result, samples: _Pass, reward: RewardModel | None
+) -> dict[str, Any]:
     """Answer from the shared samples; a strategy without rewards is not charged for them."""
     strategy = STRATEGIES[name]
-    scoring = make(name).scoring
+    scoring = _scoring_of(reward)
     weights = scoring.value([t.score for t in result.trajectories]).tolist()
     if not strategy.needs_reward:
         weights = [1.0] * len(weights)  # ties go to the answer that came first

@@ -32,6 +32,7 @@ from transformers.cache_utils import DynamicCache
 
 from svip_search.kernels.triatt import KVTree, triatt
 
+from .._aggregate import Scoring
 from .._budget import Usage
 from .._errors import ModelFileError, RewardError, SvipSearchError
 from .._types import Prefix, Question
@@ -52,6 +53,7 @@ class SvipReward:
         cache_tokens: tokens whose keys and values are kept, over all questions, least recently
             used first to go; 0 keeps none.
         batch_size: most runs of steps in one pass through the backbone.
+        scoring: how strategies should fold its rewards into a score, where they are not told.
         backend: backend of the kernel, see ``svip_search.kernels.explain("triatt")``.
 
     Attributes:
@@ -89,6 +91,7 @@ class SvipReward:
         cache_tokens: int = 32_768,
         batch_size: int = 32,
         backend: str = "auto",
+        scoring: Scoring | None = None,
     ) -> None:
         width = int(backbone.config.get_text_config().hidden_size)
         if head.config.hidden_size != width:
@@ -96,7 +99,7 @@ class SvipReward:
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
         self.backbone, self.processor, self.head = backbone.eval(), processor, head.eval()
-        self.batch_size, self.backend = batch_size, backend
+        self.batch_size, self.backend, self.scoring = batch_size, backend, scoring
         self.usage = Usage()
         self._trie = PrefixTrie(cache_tokens)
         self._lock = threading.Lock()
@@ -169,7 +172,9 @@ class SvipReward:
             self.processor.save_pretrained(folder / BACKBONE)
         weights = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
         save_file(weights, folder / HEAD)
-        config = {"format": "svip-reward", "version": 1, "backbone": backbone or BACKBONE}
+        config: dict[str, Any] = {"format": "svip-reward", "version": 1, "backbone": backbone or BACKBONE}
+        if self.scoring is not None:
+            config["scoring"] = asdict(self.scoring)
         text = json.dumps({**config, "head": asdict(self.head.config)}, indent=2)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -188,13 +193,14 @@ class SvipReward:
             folder: the folder.
             device: where to put it.
             dtype: number type of the backbone, default as saved; the head stays float32.
-            options: ``cache_tokens``, ``batch_size``, ``backend``.
+            options: ``cache_tokens``, ``batch_size``, ``backend``, ``scoring`` (default: as saved).
 
         Raises:
             ModelFileError: a file is missing, damaged, or of another model.
         """
         folder = Path(folder)
-        config, where = _read_config(folder)
+        config, where, scoring = _read_config(folder)
+        options.setdefault("scoring", scoring)
         head = TriAttCoT(**asdict(config))
         _read_head(folder / HEAD, head)
         backbone, processor = _read_backbone(folder / where if (folder / where).is_dir() else where, dtype)
@@ -441,7 +447,7 @@ def _without_triatt(kv: KeyValues) -> KeyValues:
     return KeyValues(kv.groups[:-1], kv.layout)
 
 
-def _read_config(folder: Path) -> tuple[TriAttConfig, str]:
+def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None]:
     path = folder / CONFIG
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -456,9 +462,14 @@ def _read_config(folder: Path) -> tuple[TriAttConfig, str]:
     if not isinstance(data.get("head"), dict) or not isinstance(data.get("backbone"), str):
         raise ModelFileError(f"{path} must have an object `head` and a text `backbone`.")
     try:
-        return TriAttConfig(**data["head"]), data["backbone"]
+        head = TriAttConfig(**data["head"])
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path} has a wrong `head`: {_line(error)}") from None
+    try:
+        scoring = Scoring(**data["scoring"]) if data.get("scoring") is not None else None
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} has a wrong `scoring`: {_line(error)}") from None
+    return head, data["backbone"], scoring
 
 
 def _read_head(path: Path, head: TriAttCoT) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from hashlib import blake2b
 from typing import Any, ClassVar
@@ -83,7 +83,8 @@ class Strategy:
     Args:
         temperature: of the policy's sampling; 0 is greedy.
         max_depth: steps after which a trajectory ends, finished or not.
-        scoring: how the rewards of a path become its score.
+        scoring: how the rewards of a path become its score; None takes what the reward model
+            recommends (its ``scoring``), or else the mean over steps and dimensions.
     """
 
     name: ClassVar[str]
@@ -92,13 +93,13 @@ class Strategy:
 
     temperature: float = 1.0
     max_depth: int = 32
-    scoring: Scoring = field(default_factory=Scoring)
+    scoring: Scoring | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"`temperature` must be a number >= 0; got {self.temperature!r}.")
-        if not isinstance(self.scoring, Scoring):
-            raise TypeError(f"`scoring` must be a Scoring; got {type(self.scoring).__name__}.")
+        if self.scoring is not None and not isinstance(self.scoring, Scoring):
+            raise TypeError(f"`scoring` must be a Scoring or None; got {type(self.scoring).__name__}.")
         for f in fields(self):
             if f.type in ("int", "int | None"):
                 self._check_count(f.name, optional=f.type == "int | None")
@@ -114,7 +115,13 @@ class Strategy:
 
     def start(self, question: Question, seed: int = 0) -> Search:
         """Return a new search on ``question``; the same seed gives the same tree."""
-        return self.search(self, question, seed)
+        return self.search(self.scored_by(None), question, seed)
+
+    def scored_by(self, reward: Any) -> Strategy:
+        """Return this strategy with its scoring settled: its own, the reward model's, or the default."""
+        if self.scoring is not None:
+            return self
+        return replace(self, scoring=getattr(reward, "scoring", None) or Scoring())
 
 
 class _Round:
