@@ -37,7 +37,8 @@ SAMPLED = {"self-consistency": "majority", "best-of-n": "max", "weighted": "weig
 #: node, so they grow wider than their candidates suggest; their budget is what stops them.
 SETTINGS: dict[str, Callable[[int], dict[str, Any]]] = {
     "beam": lambda n: {"width": max(1, n // 2), "expand": max(2, n // 2)},
-    "mcts": lambda n: {"iterations": 16 * n, "expand": max(2, n // 2), "rollout": True},
+    # c and select: the better of a few, on generated puzzles.
+    "mcts": lambda n: {"iterations": 16 * n, "expand": max(2, n // 2), "rollout": True, "c": 0.4, "select": "max"},
 }
 
 Progress = Callable[[int, int, Mapping[str, float]], None]
