@@ -87,7 +87,7 @@ class Canvas:
         self._pen.fontmode = "L"
         fonts = font_names()
         if rng is None:
-            self.font, self.zoom, self.shift, self.outline = fonts[0], 1.0, (0.0, 0.0), 2.0
+            self.font, self.zoom, self.shift, self.outline = "OpenSans-Regular.ttf", 1.0, (0.0, 0.0), 2.0
         else:
             self.font = fonts[int(rng.integers(len(fonts)))]
             self.zoom = float(rng.uniform(0.94, 1.05))
