@@ -76,15 +76,17 @@ def _folder(name: str, kind: str) -> str:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Show no progress bar where an embedded model loads: it takes less time than reading one."""
+    """Show no progress bar where an embedded model loads, and no report but the error of one line."""
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled() and name in _DESCRIPTIONS
+    shown, level = logging.is_progress_bar_enabled() and name in _DESCRIPTIONS, logging.get_verbosity()
     if shown:
         logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 

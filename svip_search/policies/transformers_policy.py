@@ -618,5 +618,7 @@ def _stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 
 def _one_line(error: Exception) -> str:
+    if "ignore_mismatched_sizes" in str(error):
+        return "the weights do not have the shapes that config.json asks for"
     first = (str(error).strip() or "no message").splitlines()[0]
     return f"{type(error).__name__}: {first}"
