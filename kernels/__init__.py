@@ -8,7 +8,10 @@ from __future__ import annotations
 
 #: operation -> backend -> module with ``supports(facts)`` and the operation's functions.
 TABLE: dict[str, dict[str, str]] = {
-    "triatt": {"reference": "svip_search.kernels.triatt.reference"},
+    "triatt": {
+        "cpu": "svip_search.kernels.triatt.cpu",
+        "reference": "svip_search.kernels.triatt.reference",
+    },
 }
 
 from ._dispatch import counts, explain, reset_counts  # noqa: E402  (they read the table)

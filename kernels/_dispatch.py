@@ -22,13 +22,16 @@ class Facts:
     """What a backend needs to know about a call to accept or refuse it.
 
     ``device`` is ``"cpu"`` or ``"cuda"``, ``dtype`` the type of keys and values, ``grad`` whether
-    gradients must flow through the call, ``library`` ``"numpy"`` or ``"torch"``.
+    gradients must flow through the call, ``library`` ``"numpy"`` or ``"torch"``, ``precision`` the
+    type of the results, and ``width`` the head width d.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     grad: bool = False
     library: str = "numpy"
+    precision: str = "float32"
+    width: int = 64
 
 
 def choose(operation: str, backend: str, facts: Facts) -> tuple[str, ModuleType]:

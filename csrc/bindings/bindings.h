@@ -5,3 +5,4 @@
 #include <pybind11/pybind11.h>
 
 void bind_tree(pybind11::module_& module);
+void bind_triatt(pybind11::module_& module);

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from .. import _dispatch
+from ._pool import KVPool, PackedHead, PagedTree
 from ._types import (
     IMAGE,
     N_DIMENSIONS,
-    N_SEGMENTS,
     QUESTION,
     STEP,
     Array,
@@ -21,9 +21,23 @@ from ._types import (
     TriattOutput,
     as_indices,
     check_floats,
+    check_head,
 )
 
-__all__ = ["IMAGE", "QUESTION", "STEP", "Head", "KVTree", "State", "TriattOutput", "triatt", "triatt_scan"]
+__all__ = [
+    "IMAGE",
+    "QUESTION",
+    "STEP",
+    "Head",
+    "KVPool",
+    "KVTree",
+    "PackedHead",
+    "PagedTree",
+    "State",
+    "TriattOutput",
+    "triatt",
+    "triatt_scan",
+]
 
 
 def triatt(
@@ -175,27 +189,17 @@ def _check_rest(tree: KVTree, q: Array, head: Head, bias: Array | None) -> _disp
     """Check what both functions share and return the facts that choose the backend."""
     library = check_floats("k", tree.k, (None, None, None))
     check_floats("q", q, tuple(q.shape), library)
-    wide = tree.width
-    if head.w is not None:
-        check_floats("head.w", head.w, (N_DIMENSIONS, None, wide), library)
-        wide = int(head.w.shape[1])
-        if head.c is None:
-            raise ValueError("`head.c` must be given with `head.w`; got None.")
-        check_floats("head.c", head.c, (N_DIMENSIONS, wide), library)
-    elif head.c is not None:
-        raise ValueError("`head.c` must be None without `head.w`.")
-    check_floats("head.u", head.u, (N_DIMENSIONS, wide), library)
-    check_floats("head.b", head.b, (N_DIMENSIONS,), library)
-    if bias is not None:
-        check_floats("bias", bias, (N_DIMENSIONS, N_SEGMENTS), library)
+    check_head(head, bias, tree.width, library)
     dtype = str(tree.k.dtype).removeprefix("torch.")
+    double = "float64" in (dtype, str(q.dtype).removeprefix("torch."))
+    precision = "float64" if double else "float32"
     if library == "numpy":
-        return _dispatch.Facts(dtype=dtype)
+        return _dispatch.Facts(dtype=dtype, precision=precision, width=tree.width)
     arrays = [a for a in (tree.k, tree.v, q, *head, bias) if a is not None]
     if len({a.device for a in arrays}) > 1:
         raise ValueError(f"`q`, `head` and `bias` must be on the device of `k`, {tree.k.device}.")
     grad = sys.modules["torch"].is_grad_enabled() and any(a.requires_grad for a in arrays)
-    return _dispatch.Facts(device=tree.k.device.type, dtype=dtype, grad=grad, library=library)
+    return _dispatch.Facts(tree.k.device.type, dtype, grad, library, precision, tree.width)
 
 
 def _check_roots_own_tokens(tree: KVTree) -> None:

@@ -172,6 +172,24 @@ def check_floats(name: str, array: Array, shape: tuple[Any, ...], library: str |
     return found
 
 
+def check_head(head: Head, bias: Array | None, width: int | None = None, library: str | None = None) -> None:
+    """Check the shapes of head and bias against each other, and ``width`` and ``library`` where given."""
+    if head.w is not None:
+        library = check_floats("head.w", head.w, (3, None, width), library)
+        width = int(head.w.shape[1])
+        if width == 0:
+            raise ValueError("`head.w` must have at least one hidden unit; got 0.")
+        if head.c is None:
+            raise ValueError("`head.c` must be given with `head.w`; got None.")
+        check_floats("head.c", head.c, (3, width), library)
+    elif head.c is not None:
+        raise ValueError("`head.c` must be None without `head.w`.")
+    library = check_floats("head.u", head.u, (3, width), library)
+    check_floats("head.b", head.b, (3,), library)
+    if bias is not None:
+        check_floats("bias", bias, (3, 4), library)
+
+
 def as_indices(name: str, values: Any) -> NDArray[np.int64]:
     """Return whole numbers as int64 [n]; an empty list is legal."""
     if type(values).__module__.partition(".")[0] == "torch":
