@@ -56,10 +56,17 @@ void pack_page(T* page, const Reader<K>& k, const Reader<V>& v, std::int64_t fir
                int padded) {
   T* const values = page + kPageTokens * padded;
   if (n < kPageTokens || width < padded) std::memset(page, 0, sizeof(T) * static_cast<std::size_t>(2 * kPageTokens * padded));
+  // A few components at a time, so that the cache lines being written are still there for the next token.
+  constexpr int kSome = 16;
+  for (int some = 0; some < width; some += kSome) {
+    const int end = std::min(some + kSome, width);
+    for (int t = 0; t < n; ++t) {
+      const K* const key = k.row(first + t, head);
+      for (int c = some; c < end; ++c) page[key_at<T>(t, c)] = converted<T>(key[c]);
+    }
+  }
   for (int t = 0; t < n; ++t) {
-    const K* const key = k.row(first + t, head);
     const V* const value = v.row(first + t, head);
-    for (int c = 0; c < width; ++c) page[key_at<T>(t, c)] = converted<T>(key[c]);
     for (int c = 0; c < width; ++c) values[value_at<T>(t, c, padded)] = converted<T>(value[c]);
   }
 }

@@ -133,10 +133,26 @@ SVIP_INLINE void clear(F (&acc)[MR][NV]) {
   }
 }
 
+// Two pages of one head that will be read later.  What is read once waits for memory, what many rows share waits for
+// arithmetic: fetching the former during the latter makes a frontier half as long again as fast.
+struct Ahead {
+  const std::byte *a, *b;
+
+  // Two cache lines of each page a step: all of them by the end of a product with keys.
+  void fetch() {
+    prefetch(a);
+    prefetch(a + 64);
+    prefetch(b);
+    prefetch(b + 64);
+    a += 128;
+    b += 128;
+  }
+};
+
 // Scores of MR rows against NV vectors of tokens, from vector `first` of the tile on.
 template <class E, int MR, int NV>
 SVIP_INLINE void multiply_keys(const typename E::A* q, const Tile& tile, int first, int width, float (*s)[kTileTokens],
-                               const std::byte* ahead) {
+                               Ahead ahead) {
   F acc[MR][NV];
   clear(acc);
   const typename E::B* k[NV];
@@ -145,12 +161,9 @@ SVIP_INLINE void multiply_keys(const typename E::A* q, const Tile& tile, int fir
     k[j] = reinterpret_cast<const typename E::B*>(tile.page[(first + j) / kPageVectors]) +
            (first + j) % kPageVectors * kLanes * E::kPair;
   }
-  // Two cache lines a step are one whole page of one head by the end.
 #pragma GCC unroll 1
   for (int c = 0; c < width; c += E::kPair) {
-    prefetch(ahead);
-    prefetch(ahead + 64);
-    ahead += 128;
+    ahead.fetch();
     E::template step<MR, NV, kRow>(acc, q + c, k, static_cast<std::int64_t>(c) * kPageTokens);
   }
 #pragma GCC unroll 16
@@ -193,8 +206,9 @@ SVIP_INLINE void all_keys(const Block& b, const typename E::A* q, const Tile& ti
                           const std::byte* const*& ahead) {
   const int end = (tile.n_tokens + kLanes - 1) / kLanes;
   while (end - first >= NV) {
-    const std::byte* const page = ahead < b.ahead_end ? *ahead++ : tile.page[0];
-    multiply_keys<E, MR, NV>(q, tile, first, b.padded_width, s, page);
+    const std::byte* const one = ahead < b.ahead_end ? *ahead++ : tile.page[0];
+    const std::byte* const two = ahead < b.ahead_end ? *ahead++ : tile.page[0];
+    multiply_keys<E, MR, NV>(q, tile, first, b.padded_width, s, {one, two});
     first += NV;
   }
   if constexpr (NV > 1) {
