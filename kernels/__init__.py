@@ -14,6 +14,6 @@ TABLE: dict[str, dict[str, str]] = {
     },
 }
 
-from ._dispatch import counts, explain, reset_counts  # noqa: E402  (they read the table)
+from ._dispatch import Facts, counts, explain, reset_counts, which  # noqa: E402  (they read the table)
 
-__all__ = ["TABLE", "counts", "explain", "reset_counts"]
+__all__ = ["TABLE", "Facts", "counts", "explain", "reset_counts", "which"]

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from svip_search._errors import BackendUnavailable
 
@@ -63,6 +64,26 @@ def choose(operation: str, backend: str, facts: Facts) -> tuple[str, ModuleType]
             return name, loaded
         _log.debug("%s: backend %s passed over: %s", operation, name, reason)
     raise BackendUnavailable(f"no backend can run {operation} with {facts}.")
+
+
+def which(operation: str, backend: str = "auto", **facts: Any) -> str:
+    """Return the name of the backend that would run a call.
+
+    Args:
+        operation: a name of ``TABLE``.
+        backend: ``"auto"`` or a name of the operation's table.
+        facts: what is known of the call, the fields of ``Facts``.
+
+    Raises:
+        ValueError: no such operation or backend.
+        BackendUnavailable: the backend cannot run such a call.
+
+    Example:
+        >>> from svip_search.kernels import which
+        >>> which("triatt", dtype="float64", precision="float64")
+        'reference'
+    """
+    return choose(operation, backend, Facts(**facts))[0]
 
 
 def explain(operation: str, facts: Facts | None = None) -> str:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from svip_search import _core
 
+from .. import _dispatch
+
 from ._types import Array, Head, State, TriattOutput, as_indices, check_floats, check_head, library_of
 
 
@@ -210,6 +212,7 @@ class PagedTree:
             scores, att, *state = self._core.score(
                 nodes, to_float32(q), _packed(head), return_att, return_state, _threads(threads), 0, dots
             )
+        _dispatch.count("triatt", "cpu")
         return TriattOutput(scores, att, State(*state) if return_state else None)
 
     def scan(
@@ -242,6 +245,7 @@ class PagedTree:
             scores, att, *found = self._core.scan(
                 int(first), to_float32(q), _packed(head), *_state(state), False, return_att, _threads(threads), dots
             )
+        _dispatch.count("triatt", "cpu")
         return TriattOutput(scores, att, State(*found))
 
     def free(self, node: int) -> None:

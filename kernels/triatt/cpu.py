@@ -40,10 +40,12 @@ def triatt(
     """Return what ``svip_search.kernels.triatt.triatt`` promises."""
     paged = _pages(tree)
     try:
-        out = paged.score(frontier, q, PackedHead(head, bias), return_att=return_att, return_state=return_state)
+        packed, nodes = PackedHead(head, bias)._core, frontier.astype(np.int32)
+        found = paged._core.score(nodes, to_float32(q), packed, return_att, return_state, 0, 0, False)
     finally:
         paged.pool.close()
-    return _like(q, out)
+    scores, att, *state = found
+    return _like(q, TriattOutput(scores, att, State(*state) if return_state else None))
 
 
 def triatt_scan(

@@ -9,7 +9,7 @@ all runs whose beginning is known go through the backbone together:
         runs  = maximal unforked chains of missing steps below known ones
         batch = the known keys and values of their paths, padded on the left
         keep the new keys, values and queries of backbone(runs | batch)
-    score all new nodes with one call of the kernel `triatt`
+    score all new nodes with one call of the kernel `triatt`, which reads what it was given before in place
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.cache_utils import DynamicCache
 
-from svip_search.kernels.triatt import KVTree, triatt
-
 from .._aggregate import Scoring
 from .._budget import Usage
 from .._errors import ModelFileError, RewardError, SvipSearchError
@@ -39,6 +37,7 @@ from .._types import Prefix, Question
 from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
 from ..models.prompt import build_inputs, encode_step
 from ._triatt_cot import IMAGE, QUESTION, STEP, C, TriAttConfig, TriAttCoT, surprise_of
+from ._triatt_memory import TriattMemory, triatt_memory
 
 CONFIG, HEAD, BACKBONE = "config.json", "head.safetensors", "backbone"
 
@@ -102,6 +101,7 @@ class SvipReward:
         self.batch_size, self.backend, self.scoring = batch_size, backend, scoring
         self.usage = Usage()
         self._trie = PrefixTrie(cache_tokens)
+        self._memory: TriattMemory | None = None
         self._lock = threading.Lock()
 
     @property
@@ -113,6 +113,7 @@ class SvipReward:
         """Forget everything that was kept; needed after the weights have changed."""
         with self._lock:
             self._trie.clear()
+            self._memory = None
 
     def to(self, device: str | torch.device) -> SvipReward:
         """Move backbone and head to a device and return self."""
@@ -212,6 +213,13 @@ class SvipReward:
             raise
 
 
+@dataclass(frozen=True, eq=False)
+class _StepCache(KeyValues):
+    """Keys and values of a step: those of the backbone, and the node that holds those of TriAtt-CoT."""
+
+    triatt: Any
+
+
 @dataclass(frozen=True)
 class _Run:
     """Consecutive new steps without a fork: the prefixes that end with each of them."""
@@ -232,9 +240,11 @@ class _Evaluation:
         self.key = question_key(question)
         self.nodes: dict[Prefix, Node] = {}
         self.ids: dict[Prefix, tuple[int, ...]] = {}
-        #: Keys and values: the groups of the backbone and, last, those of TriAtt-CoT.  Held here so
-        #: that nothing can be evicted under the call.
-        self.kv: dict[Prefix, KeyValues] = {}
+        if model._memory is None:
+            model._memory = triatt_memory(model.head, model.device, model.backend)
+        self.memory = model._memory
+        #: Held here so that nothing can be evicted under the call.
+        self.kv: dict[Prefix, _StepCache] = {}
         self.queries: dict[Prefix, Tensor] = {}
         self.scores: dict[Prefix, NDArray[np.float32]] = {}
         #: Last hidden state of each prefix: what the backbone expects to come next.
@@ -257,7 +267,7 @@ class _Evaluation:
                 self._read_prompt()
             if steps := [p for p in missing if p]:
                 self._read_steps(steps)
-            self._score(new, sorted(needed, key=len))
+            self._score(new)
             self._remember(missing)
         self._count(missing)
         return self.scores
@@ -300,7 +310,7 @@ class _Evaluation:
         backbone = KeyValues.from_cache(cache)
         hidden = out.last_hidden_state.float()
         k, v, _ = model.head.project(hidden)
-        self.kv[()] = _with_triatt(backbone, k[0], v[0])
+        self._keep((), backbone, k[0], v[0])
         self.last[()] = hidden[0, -1]
 
     def _read_steps(self, missing: list[Prefix]) -> None:
@@ -341,7 +351,7 @@ class _Evaluation:
         known = []
         for run in runs:
             first = run.prefixes[0]
-            known.append([_without_triatt(self.kv[first[:i]]) for i in range(len(first))])
+            known.append([self.kv[first[:i]] for i in range(len(first))])
         cache = BatchCache.assemble(known, reserve=longest)
         lengths = cache.length - cache.starts  # of the known paths
 
@@ -365,7 +375,7 @@ class _Evaluation:
             for prefix, step in zip(run.prefixes, run.ids, strict=True):
                 stop = start + len(step)
                 backbone = cache.take(row, before + start, before + stop)
-                self.kv[prefix] = _with_triatt(backbone, k[row, start:stop], v[row, start:stop])
+                self._keep(prefix, backbone, k[row, start:stop], v[row, start:stop])
                 self.queries[prefix] = q[row, stop - 1]
                 self.last[prefix] = hidden[row, stop - 1]
                 start = stop
@@ -380,30 +390,15 @@ class _Evaluation:
         weights = self.model.backbone.get_output_embeddings()
         return head.hear(hidden, surprise_of(weights(previous.to(self.model.backbone.dtype)), ids))
 
-    def _score(self, new: list[Prefix], needed: list[Prefix]) -> None:
-        """Score the new prefixes over the tree of all prefixes they need."""
-        model = self.model
-        index = {prefix: i for i, prefix in enumerate(needed)}
-        pieces = [self.kv[p].groups[-1] for p in needed]
-        k, v = torch.cat(pieces, dim=2).transpose(1, 2)
-        tree = KVTree(
-            parent=np.array([index[p[:-1]] if p else -1 for p in needed], np.int32),
-            token_ptr=np.cumsum([0, *(len(self.ids[p]) for p in needed)]),
-            segment=np.concatenate([self._segments(p) for p in needed]),
-            k=k,
-            v=v,
-        )
+    def _keep(self, prefix: Prefix, backbone: KeyValues, k: Tensor, v: Tensor) -> None:
+        above = self.kv[prefix[:-1]].triatt if prefix else None
+        node = self.memory.keep(above, self._segments(prefix), k, v)
+        self.kv[prefix] = _StepCache(backbone.groups, backbone.layout, node)
+
+    def _score(self, new: list[Prefix]) -> None:
         q = torch.stack([self.queries[p] for p in new])
-        out = triatt(
-            tree,
-            np.array([index[p] for p in new]),
-            q,
-            model.head.head_parameters(),
-            bias=model.head.bias,
-            backend=model.backend,
-        )
-        for prefix, score in zip(new, out.scores.float().cpu().numpy(), strict=True):
-            self.scores[prefix] = score
+        scores = self.memory.score([self.kv[p].triatt for p in new], q)
+        self.scores.update(zip(new, scores, strict=True))
 
     def _segments(self, prefix: Prefix) -> NDArray[np.uint8]:
         ids = np.array(self.ids[prefix])
@@ -436,15 +431,6 @@ def image_token(config: Any) -> int:
         if isinstance(found := getattr(config, name, None), int):
             return found
     return -1
-
-
-def _with_triatt(backbone: KeyValues, k: Tensor, v: Tensor) -> KeyValues:
-    """Add keys and values [tokens, heads, d] of TriAtt-CoT as the last group."""
-    return KeyValues((*backbone.groups, torch.stack([k, v]).transpose(1, 2)), backbone.layout)
-
-
-def _without_triatt(kv: KeyValues) -> KeyValues:
-    return KeyValues(kv.groups[:-1], kv.layout)
 
 
 def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None]:
