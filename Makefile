@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TRITON := $(VENV)/.triton
 CPP    := build/cpp
 CXX_FILES := $(wildcard csrc/include/svip/*.h csrc/src/*.h csrc/src/*.cpp csrc/bindings/*.h csrc/bindings/*.cpp \
-               tests/cpp/*.cpp benchmarks/cpp/*.cpp)
-CORE   := csrc/CMakeLists.txt $(filter csrc/%,$(CXX_FILES))
+               csrc/cuda/*.cu csrc/cuda/*.cuh examples/embed_cpp/*.cpp examples/embed_cpp/*.c tests/cpp/*.c tests/cpp/*.cpp benchmarks/cpp/*.cpp)
+CORE   := csrc/CMakeLists.txt csrc/cuda/CMakeLists.txt $(filter csrc/%,$(CXX_FILES))
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
 # CMake comes from the environment, and the makes it starts have nothing to do with this one's flags.
@@ -20,12 +21,13 @@ unexport MAKEFLAGS MAKELEVEL MFLAGS
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-test: $(CPP)/.built
+test: $(CPP)/.built $(TRITON)
 	ctest --test-dir $(CPP) --output-on-failure
 	$(BIN)/pytest tests
 
 bench: $(CPP)/.built
 	$(CPP)/bench_tree
+	$(CPP)/bench_triatt
 	$(BIN)/pytest benchmarks --benchmark-only
 
 lint: $(READY)
@@ -35,7 +37,7 @@ lint: $(READY)
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
 clean:
-	rm -rf build dist *.egg-info svip_search/_core*.so $(READY)
+	rm -rf build dist *.egg-info svip_search/_*.so $(READY) $(TRITON)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find svip_search kernels tests benchmarks examples -type d -name __pycache__ -prune -exec rm -rf {} +
 
@@ -50,7 +52,13 @@ $(READY): pyproject.toml setup.py constraints.txt $(CORE) | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[all,dev]'
 	touch $@
 
+# Triton's kernels are compiled and interpreted by tests without a GPU.  It is large, only Linux has it, and which
+# version is right is for torch to say where torch brings its own: it is not pinned.
+$(TRITON): $(READY)
+	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install -q -c constraints.txt 'triton>=3.6,<3.10'
+	touch $@
+
 $(CPP)/.built: $(READY) $(CXX_FILES)
-	cmake -S csrc -B $(CPP) -DSVIP_BUILD_PYTHON=OFF -DSVIP_BUILD_TESTS=ON -DSVIP_BUILD_BENCHMARKS=ON
+	cmake -S csrc -B $(CPP) -DSVIP_BUILD_PYTHON=OFF -DSVIP_CUDA=OFF -DSVIP_BUILD_TESTS=ON -DSVIP_BUILD_BENCHMARKS=ON
 	cmake --build $(CPP)
 	touch $@

@@ -11,7 +11,7 @@ from setuptools.command.build_ext import build_ext
 
 
 class BuildCore(build_ext):
-    """Drives CMake over csrc/ and places the module _core in svip_search/."""
+    """Drives CMake over csrc/ and places the module _core, and the CUDA backend if there is one, in svip_search/."""
 
     def build_extension(self, ext: Extension) -> None:
         """Configure, build, and copy the one module to where setuptools expects it."""
@@ -32,14 +32,38 @@ class BuildCore(build_ext):
             f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY_RELEASE={work}/module",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            "-DSVIP_CUDA=OFF",
         ]
         if "CMAKE_GENERATOR" not in os.environ and shutil.which("ninja"):
             configure += ["-G", "Ninja"]
         subprocess.run(configure, check=True)
         build = ["cmake", "--build", str(work), "--config", "Release", "--target", "_core"]
         subprocess.run([*build, "--parallel", jobs], check=True)
-        target.unlink(missing_ok=True)  # a process that has the old module loaded keeps it
-        shutil.copyfile(next((work / "module").glob("_core*")), target)
+        place(next((work / "module").glob("_core*")), target)
+        self.build_cuda(source / "cuda", work.parent / "cuda", target.parent / "_triatt_cuda.so")
+
+    def build_cuda(self, source: Path, work: Path, target: Path) -> None:
+        """Build the CUDA backend where nvcc is found; SVIP_CUDA=OFF leaves it out, SVIP_CUDA=ON demands it."""
+        wanted = os.environ.get("SVIP_CUDA", "AUTO").upper()
+        compiler = os.environ.get("CUDACXX") or shutil.which("nvcc")
+        if wanted in ("OFF", "0") or (compiler is None and wanted not in ("ON", "1")):
+            return
+        work.mkdir(parents=True, exist_ok=True)
+        (work / "CMakeCache.txt").unlink(missing_ok=True)
+        try:
+            subprocess.run(["cmake", "-S", source, "-B", work, "-DCMAKE_BUILD_TYPE=Release"], check=True)
+            subprocess.run(["cmake", "--build", work, "--config", "Release"], check=True)
+            place(work / target.name, target)
+        except (subprocess.CalledProcessError, OSError) as error:
+            if wanted in ("ON", "1"):
+                raise
+            print(f"The CUDA backend was not built, the others work without it: {error}", file=sys.stderr)
+
+
+def place(built: Path, target: Path) -> None:
+    """Copy a library to its place; a process that has the old one loaded keeps it."""
+    target.unlink(missing_ok=True)
+    shutil.copyfile(built, target)
 
 
 # A top-level package of the name kernels would collide with other projects' kernels.

@@ -59,7 +59,7 @@ def choose(operation: str, backend: str, facts: Facts) -> tuple[str, ModuleType]
             raise BackendUnavailable(f"`backend` {backend!r} cannot run {operation}: {refusal}")
         return backend, module
     for name, path in names.items():
-        loaded, reason = _probe(path, facts)
+        loaded, reason = _probe(name, path, facts)
         if loaded is not None:
             return name, loaded
         _log.debug("%s: backend %s passed over: %s", operation, name, reason)
@@ -101,7 +101,7 @@ def explain(operation: str, facts: Facts | None = None) -> str:
     facts = facts or Facts()
     lines, chosen = [], False
     for name, path in _table(operation).items():
-        module, reason = _probe(path, facts)
+        module, reason = _probe(name, path, facts)
         if module is not None:
             reason = "able, not needed" if chosen else "chosen"
             chosen = True
@@ -138,8 +138,12 @@ def _table(operation: str) -> dict[str, str]:
     return TABLE[operation]
 
 
-def _probe(path: str, facts: Facts) -> tuple[ModuleType | None, str]:
+def _probe(name: str, path: str, facts: Facts) -> tuple[ModuleType | None, str]:
     """Return the module if it can run the call, otherwise None and the reason."""
+    from . import GPU_ONLY
+
+    if name in GPU_ONLY and facts.device == "cpu":
+        return None, "needs a GPU, and keys and values are on the CPU."
     if path in _import_failures:
         return None, _import_failures[path]
     try:

@@ -55,3 +55,79 @@ class Tree:
     def top_k(self, nodes: ArrayLike, scores: ArrayLike, k: int) -> NDArray[np.int32]: ...
     def __getstate__(self) -> bytes: ...
     def __setstate__(self, state: bytes) -> None: ...
+
+def simd_tiers() -> list[str]: ...
+def simd_tier() -> str: ...
+def triatt_plan(
+    parent: NDArray[np.int32], token_ptr: NDArray[np.int64], frontier: NDArray[np.int32], block: int, tile: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]: ...
+
+_Floats = NDArray[np.float32]
+_Results = tuple[_Floats, _Floats | None, _Floats | None, _Floats | None, _Floats | None]
+
+class KVPool:
+    def __init__(self, width: int, n_kv_heads: int, dtype: str, capacity: int) -> None: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def n_kv_heads(self) -> int: ...
+    @property
+    def pages_in_use(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+    @property
+    def closed(self) -> bool: ...
+    def close(self) -> None: ...
+
+class TriattHead:
+    def __init__(
+        self,
+        width: int,
+        u: _Floats,
+        b: _Floats,
+        w: _Floats | None,
+        c: _Floats | None,
+        bias: _Floats | None,
+    ) -> None: ...
+
+class PagedTree:
+    def __init__(self, pool: KVPool) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def pool(self) -> KVPool: ...
+    @property
+    def closed(self) -> bool: ...
+    def extend(
+        self,
+        parent: NDArray[np.int32],
+        token_ptr: NDArray[np.int64],
+        segment: NDArray[np.uint8],
+        k: NDArray[np.float32 | np.uint16],
+        v: NDArray[np.float32 | np.uint16],
+    ) -> int: ...
+    def free(self, node: int) -> None: ...
+    def close(self) -> None: ...
+    def score(
+        self,
+        frontier: NDArray[np.int32],
+        q: _Floats,
+        head: TriattHead,
+        att: bool,
+        state: bool,
+        threads: int,
+        block: int,
+        dots: bool,
+    ) -> _Results: ...
+    def scan(
+        self,
+        first: int,
+        q: _Floats,
+        head: TriattHead,
+        m: _Floats | None,
+        l: _Floats | None,  # noqa: E741
+        o: _Floats | None,
+        roots_continue: bool,
+        att: bool,
+        threads: int,
+        dots: bool,
+    ) -> _Results: ...

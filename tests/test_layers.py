@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
-    {"_errors"},
+    {"_errors", "_core"},
     {"kernels"},
-    {"_types", "_core", "_tree", "_budget", "_aggregate", "_vote"},
+    {"_types", "_tree", "_budget", "_aggregate", "_vote"},
     {"_images"},
     {"datasets"},  # the puzzles know nothing of searching; models share their vocabulary
     {"strategies", "policies", "rewards", "models"},

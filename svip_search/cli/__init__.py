@@ -1,4 +1,4 @@
-"""The command line: ``svip-search solve | evaluate | train | models``."""
+"""The command line: ``svip-search solve | evaluate | train | models | kernels``."""
 
 from .app import main
 

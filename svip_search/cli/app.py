@@ -71,12 +71,12 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         words: the arguments to come: the flags of ``train`` are read from its configuration, which
             needs torch, and so are only added where they are asked for.
     """
-    from . import evaluate, models, solve, train
+    from . import evaluate, kernels, models, solve, train
 
     parser = _Parser("svip-search", description="Guided search over chains of thought about pictures.")
     parser.add_argument("--version", action="version", version=f"svip-search {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (solve, evaluate, models):
+    for module in (solve, evaluate, models, kernels):
         module.add_command(commands)
     train.add_command(commands, with_flags=bool(words) and words[0] == "train")
     return parser

@@ -278,7 +278,7 @@ class _Evaluation:
 
     def _take(self, prefix: Prefix, node: Node) -> None:
         self.nodes[prefix], self.ids[prefix] = node, node.ids
-        if node.kv is not None:
+        if isinstance(node.kv, _StepCache):
             self.kv[prefix] = node.kv
         value, self.last[prefix] = node.extra
         if prefix:

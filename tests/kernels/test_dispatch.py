@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import ModuleType
 
@@ -38,10 +39,31 @@ def score(backend):
 def test_auto_falls_back_explains_and_counts():
     assert np.array_equal(score("auto"), score("reference"))
     assert kernels.counts() == {"triatt": {"reference": 2}}
-    lines = kernels.explain("triatt").splitlines()
+    lines = kernels.explain("triatt", kernels.Facts(dtype="float64", precision="float64")).splitlines()
     assert lines[0].startswith("broken: ModuleNotFoundError: No module named")
-    assert lines[1] == "refusing: no float32 here"
+    assert lines[1] == "refusing: no float64 here"
     assert lines[-1] == "reference: chosen"
+
+
+def test_a_call_on_the_cpu_never_imports_the_backends_of_a_gpu():
+    code = """if True:
+        import sys, numpy as np
+        from svip_search.kernels.triatt import Head, KVTree, triatt
+        for dtype in (np.float32, np.float64):
+            kv = np.ones((1, 1, 4), dtype)
+            triatt(KVTree([-1], [0, 1], [0], kv, kv), [0], np.ones((3, 4), dtype),
+                   Head(np.ones((3, 4), dtype), np.zeros(3, dtype)))
+        print({"torch", "triton"} & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_which_names_the_backend_of_a_call():
+    assert kernels.which("triatt") == "cpu"
+    assert kernels.which("triatt", dtype="float64", precision="float64") == "reference"
+    with pytest.raises(BackendUnavailable, match="float64 is computed by the reference alone"):
+        kernels.which("triatt", "cpu", dtype="float64")
 
 
 @pytest.mark.usefixtures("table")
