@@ -55,10 +55,8 @@ SVIP_INLINE F where_less(F x, F y, F a, F b) {
 SVIP_INLINE F first_lanes(int n, F x, F y) {
   return _mm512_mask_blend_ps(static_cast<__mmask16>((1U << n) - 1U), y, x);
 }
-// 2^n for whole n in -126..127, given n + kMagic.
-SVIP_INLINE F power_of_two(F shifted) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_castps_si512(shifted), _mm512_set1_epi32(127)), 23));
-}
+// x * 2^n for whole n in -126..127, given n and n + 1.5 * 2^23.
+SVIP_INLINE F times_power_of_two(F x, F n, F) { return _mm512_scalef_ps(x, n); }
 // Pairs of bfloat16 as the float32 of their first and second members.
 SVIP_INLINE I load_pairs(const std::uint16_t* p) { return _mm512_loadu_si512(p); }
 SVIP_INLINE F first_of(I pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
@@ -98,8 +96,9 @@ SVIP_INLINE F first_lanes(int n, F x, F y) {
   const I lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane)));
 }
-SVIP_INLINE F power_of_two(F shifted) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127)), 23));
+SVIP_INLINE F times_power_of_two(F x, F, F shifted) {
+  const I exponent = _mm256_add_epi32(_mm256_castps_si256(shifted), _mm256_set1_epi32(127));
+  return mul(x, _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23)));
 }
 SVIP_INLINE I load_pairs(const std::uint16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
 SVIP_INLINE F first_of(I pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
@@ -137,8 +136,9 @@ SVIP_INLINE F where_less(F x, F y, F a, F b) { return blend(_mm_cmplt_ps(x, y), 
 SVIP_INLINE F first_lanes(int n, F x, F y) {
   return blend(_mm_castsi128_ps(_mm_cmpgt_epi32(_mm_set1_epi32(n), _mm_setr_epi32(0, 1, 2, 3))), x, y);
 }
-SVIP_INLINE F power_of_two(F shifted) {
-  return _mm_castsi128_ps(_mm_slli_epi32(_mm_add_epi32(_mm_castps_si128(shifted), _mm_set1_epi32(127)), 23));
+SVIP_INLINE F times_power_of_two(F x, F, F shifted) {
+  const I exponent = _mm_add_epi32(_mm_castps_si128(shifted), _mm_set1_epi32(127));
+  return mul(x, _mm_castsi128_ps(_mm_slli_epi32(exponent, 23)));
 }
 SVIP_INLINE I load_pairs(const std::uint16_t* p) { return _mm_loadu_si128(reinterpret_cast<const I*>(p)); }
 SVIP_INLINE F first_of(I pairs) { return _mm_castsi128_ps(_mm_slli_epi32(pairs, 16)); }
@@ -170,8 +170,9 @@ SVIP_INLINE F first_lanes(int n, F x, F y) {
   const std::int32_t lane[4] = {0, 1, 2, 3};
   return vbslq_f32(vcgtq_s32(vdupq_n_s32(n), vld1q_s32(lane)), x, y);
 }
-SVIP_INLINE F power_of_two(F shifted) {
-  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vreinterpretq_s32_f32(shifted), vdupq_n_s32(127)), 23));
+SVIP_INLINE F times_power_of_two(F x, F, F shifted) {
+  const int32x4_t exponent = vaddq_s32(vreinterpretq_s32_f32(shifted), vdupq_n_s32(127));
+  return mul(x, vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23)));
 }
 SVIP_INLINE I load_pairs(const std::uint16_t* p) { return vreinterpretq_u32_u16(vld1q_u16(p)); }
 SVIP_INLINE F first_of(I pairs) { return vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16)); }
@@ -202,7 +203,7 @@ SVIP_INLINE F exp(F x) {
   p = fma(p, f, all(5.0000001201e-1F));
   p = add(fma(mul(p, f), f, f), all(1.0F));
   // The magic number's own bits have a multiple of 2^9 below the exponent, so they shift out.
-  return where_less(x, all(-87.3F), all(0.0F), mul(p, power_of_two(shifted)));
+  return where_less(x, all(-87.3F), all(0.0F), times_power_of_two(p, n, shifted));
 }
 
 }  // namespace

@@ -5,16 +5,29 @@
 
 namespace svip {
 
+namespace {
+
+constexpr int kMaxHidden = 1 << 16;
+
+int checked(const char* name, int value, int least, int most) {
+  if (value < least || value > most) {
+    throw std::invalid_argument("`" + std::string(name) + "` must be " + std::to_string(least) + ".." +
+                                std::to_string(most) + "; got " + std::to_string(value) + ".");
+  }
+  return value;
+}
+
+int padded(int size) { return (size + kPageTokens - 1) / kPageTokens * kPageTokens; }
+
+}  // namespace
+
 TriattHead::TriattHead(int width, int hidden, const float* u, const float* b, const float* w, const float* c,
                        const float* bias)
-    : width_(width),
-      hidden_(hidden),
-      padded_width_((width + kPageTokens - 1) / kPageTokens * kPageTokens),
-      padded_hidden_((hidden + kPageTokens - 1) / kPageTokens * kPageTokens) {
-  if (width < 1 || width > kMaxWidth) {
-    throw std::invalid_argument("`width` must be 1.." + std::to_string(kMaxWidth) + "; got " + std::to_string(width) + ".");
-  }
-  if (hidden < 0 || (hidden > 0) != (w != nullptr && c != nullptr) || u == nullptr || b == nullptr) {
+    : width_(checked("width", width, 1, kMaxWidth)),
+      hidden_(checked("hidden", hidden, 0, kMaxHidden)),
+      padded_width_(padded(width)),
+      padded_hidden_(padded(hidden)) {
+  if ((hidden > 0) != (w != nullptr && c != nullptr) || u == nullptr || b == nullptr) {
     throw std::invalid_argument("`u` and `b` must be given, and `w` and `c` if and only if `hidden` is positive.");
   }
   const auto size = static_cast<std::size_t>(hidden > 0 ? padded_hidden_ : padded_width_);

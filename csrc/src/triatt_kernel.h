@@ -235,11 +235,13 @@ inline void fill_bias(const float* table, const std::uint8_t* segments, int n, b
 
 // Replaces scores by weights and returns their maximum and sum.  The bias is taken from the maximum rather than
 // added to the scores: however large it is, differences between scores keep all their digits.
-template <class E>
+template <class E, bool FULL>
 SVIP_INLINE void weigh(float* s, typename E::A* p, int n, const float* bias, float uniform, float& m, float& l) {
-  const int end = (n + kLanes - 1) / kLanes, tail = n - (end - 1) * kLanes;
-  float* const last = s + (end - 1) * kLanes;
-  store(last, first_lanes(tail, load(last), all(-kInfinity)));
+  const int end = FULL ? kTileTokens / kLanes : (n + kLanes - 1) / kLanes;
+  if (!FULL) {
+    float* const last = s + (end - 1) * kLanes;
+    store(last, first_lanes(n - (end - 1) * kLanes, load(last), all(-kInfinity)));
+  }
   F top = all(-kInfinity);
   for (int j = 0; j < end; ++j) {
     const F x = load(s + j * kLanes);
@@ -293,10 +295,14 @@ void attend_rows(const Block& b, const Span& span, const Tile& tile, int index, 
     const bool own = row + r < span.own;
     if (one_class == svip::kMixed) {
       fill_bias(table, span.segments + index * kTileTokens, tile.n_tokens, own, bias);
-      weigh<E>(s[r], p[r], tile.n_tokens, bias, 0.0F, m2[r], l2[r]);
+      weigh<E, false>(s[r], p[r], tile.n_tokens, bias, 0.0F, m2[r], l2[r]);
     } else {
       const float uniform = table[one_class + (own && one_class == svip::kStep ? 1 : 0)];
-      weigh<E>(s[r], p[r], tile.n_tokens, nullptr, uniform, m2[r], l2[r]);
+      if (tile.n_tokens == kTileTokens) {
+        weigh<E, true>(s[r], p[r], kTileTokens, nullptr, uniform, m2[r], l2[r]);
+      } else {
+        weigh<E, false>(s[r], p[r], tile.n_tokens, nullptr, uniform, m2[r], l2[r]);
+      }
     }
     m[r] = b.m[row + r];
     l[r] = b.l[row + r];
