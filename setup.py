@@ -40,7 +40,7 @@ class BuildCore(build_ext):
         build = ["cmake", "--build", str(work), "--config", "Release", "--target", "_core"]
         subprocess.run([*build, "--parallel", jobs], check=True)
         place(next((work / "module").glob("_core*")), target)
-        self.build_cuda(source / "cuda", work.parent / "cuda", target.parent / "_triatt_cuda.so")
+        self.build_cuda(source, work.parent / "cuda", target.parent / "_triatt_cuda.so")
 
     def build_cuda(self, source: Path, work: Path, target: Path) -> None:
         """Build the CUDA backend where nvcc is found; SVIP_CUDA=OFF leaves it out, SVIP_CUDA=ON demands it."""
@@ -51,9 +51,10 @@ class BuildCore(build_ext):
         work.mkdir(parents=True, exist_ok=True)
         (work / "CMakeCache.txt").unlink(missing_ok=True)
         try:
-            subprocess.run(["cmake", "-S", source, "-B", work, "-DCMAKE_BUILD_TYPE=Release"], check=True)
-            subprocess.run(["cmake", "--build", work, "--config", "Release"], check=True)
-            place(work / target.name, target)
+            options = ["-DCMAKE_BUILD_TYPE=Release", "-DSVIP_BUILD_PYTHON=OFF", "-DSVIP_CUDA=ON"]
+            subprocess.run(["cmake", "-S", source, "-B", work, *options], check=True)
+            subprocess.run(["cmake", "--build", work, "--config", "Release", "--target", "svip_triatt_cuda"], check=True)
+            place(next(work.rglob(target.name)), target)
         except (subprocess.CalledProcessError, OSError) as error:
             if wanted in ("ON", "1"):
                 raise

@@ -17,6 +17,33 @@ namespace py = pybind11;
 
 namespace {
 
+// The object behind a handle.  pybind11 hands out unconstructed memory for one made by `__new__` alone; this refuses.
+template <class T>
+struct Live {
+  T* object = nullptr;
+  T& operator*() const { return *object; }
+  T* operator->() const { return object; }
+};
+
+}  // namespace
+
+template <class T>
+struct py::detail::type_caster<Live<T>> {
+  PYBIND11_TYPE_CASTER(Live<T>, const_name("object"));
+
+  bool load(handle source, bool) {
+    if (!isinstance<T>(source)) return false;
+    auto* const memory = reinterpret_cast<instance*>(source.ptr());
+    if (!memory->get_value_and_holder(get_type_info(typeid(T))).holder_constructed()) {
+      throw type_error(std::string(str(type::of<T>().attr("__name__"))) + " must be made by its constructor.");
+    }
+    value.object = source.cast<T*>();
+    return true;
+  }
+};
+
+namespace {
+
 using svip::KVPool;
 using svip::KVSource;
 using svip::KVType;
@@ -90,8 +117,9 @@ struct Results {
   py::tuple tuple() const { return py::make_tuple(scores, att, m, l, o); }
 };
 
-py::tuple score(const PagedTree& tree, const Dense<std::int32_t>& frontier, const Floats& q, const TriattHead& head,
-                bool att, bool state, int threads, int block, bool dots) {
+py::tuple score(const Live<PagedTree>& self, const Dense<std::int32_t>& frontier, const Floats& q,
+                const Live<TriattHead>& head, bool att, bool state, int threads, int block, bool dots) {
+  const PagedTree& tree = *self;
   const auto rows = static_cast<std::int64_t>(frontier.size());
   const bool constant = q.ndim() == 2;
   const std::vector<std::int32_t> nodes(frontier.data(), frontier.data() + frontier.size());
@@ -103,14 +131,15 @@ py::tuple score(const PagedTree& tree, const Dense<std::int32_t>& frontier, cons
   Results results(rows, tree.pool()->width(), att, state);
   {
     const py::gil_scoped_release release;
-    workspace().run(tree, nodes, {q.data(), constant}, head, results.out, {threads, block, dots});
+    workspace().run(tree, nodes, {q.data(), constant}, *head, results.out, {threads, block, dots});
   }
   return results.tuple();
 }
 
-py::tuple scan(const PagedTree& tree, std::int32_t first, const Floats& q, const TriattHead& head,
+py::tuple scan(const Live<PagedTree>& self, std::int32_t first, const Floats& q, const Live<TriattHead>& head,
                const std::optional<Floats>& m, const std::optional<Floats>& l, const std::optional<Floats>& o,
                bool roots_continue, bool att, int threads, bool dots) {
+  const PagedTree& tree = *self;
   const std::int64_t width = tree.pool()->width();
   check_shape(q, "q", {3, width});
   std::int32_t size = 0;
@@ -133,7 +162,7 @@ py::tuple scan(const PagedTree& tree, std::int32_t first, const Floats& q, const
   Results results(size - first, width, att, true);
   {
     const py::gil_scoped_release release;
-    workspace().scan(tree, first, size, q.data(), head, {data(m), data(l), data(o)}, roots_continue, results.out,
+    workspace().scan(tree, first, size, q.data(), *head, {data(m), data(l), data(o)}, roots_continue, results.out,
                      {threads, 0, dots});
   }
   return results.tuple();
@@ -192,12 +221,12 @@ void bind_triatt(py::module_& module) {
                                              dtype == "float32" ? KVType::kFloat32 : KVType::kBFloat16, capacity);
            }),
            py::arg("width"), py::arg("n_kv_heads"), py::arg("dtype"), py::arg("capacity"))
-      .def_property_readonly("width", &KVPool::width)
-      .def_property_readonly("n_kv_heads", &KVPool::n_kv_heads)
-      .def_property_readonly("pages_in_use", &KVPool::pages_in_use)
-      .def_property_readonly("bytes", &KVPool::bytes)
-      .def_property_readonly("closed", &KVPool::closed)
-      .def("close", &KVPool::close);
+      .def_property_readonly("width", [](const Live<KVPool>& pool) { return pool->width(); })
+      .def_property_readonly("n_kv_heads", [](const Live<KVPool>& pool) { return pool->n_kv_heads(); })
+      .def_property_readonly("pages_in_use", [](const Live<KVPool>& pool) { return pool->pages_in_use(); })
+      .def_property_readonly("bytes", [](const Live<KVPool>& pool) { return pool->bytes(); })
+      .def_property_readonly("closed", [](const Live<KVPool>& pool) { return pool->closed(); })
+      .def("close", [](const Live<KVPool>& pool) { pool->close(); });
 
   py::class_<TriattHead, std::shared_ptr<TriattHead>>(module, "TriattHead")
       .def(py::init([](int width, const Floats& u, const Floats& b, const std::optional<Floats>& w,
@@ -217,40 +246,39 @@ void bind_triatt(py::module_& module) {
   py::class_<PagedTree, std::shared_ptr<PagedTree>>(module, "PagedTree")
       .def(py::init<std::shared_ptr<KVPool>>(), py::arg("pool"))
       .def("__len__",
-           [](const PagedTree& tree) {
-             const std::shared_lock lock(tree.mutex);
-             return tree.size();
+           [](const Live<PagedTree>& tree) {
+             const std::shared_lock lock(tree->mutex);
+             return tree->size();
            })
-      .def_property_readonly("pool", &PagedTree::pool)
       .def_property_readonly("closed",
-                             [](const PagedTree& tree) {
-                               const std::shared_lock lock(tree.mutex);
-                               return tree.closed();
+                             [](const Live<PagedTree>& tree) {
+                               const std::shared_lock lock(tree->mutex);
+                               return tree->closed();
                              })
       .def(
           "extend",
-          [](PagedTree& tree, const Dense<std::int32_t>& parent, const Dense<std::int64_t>& token_ptr,
+          [](const Live<PagedTree>& tree, const Dense<std::int32_t>& parent, const Dense<std::int64_t>& token_ptr,
              const Dense<std::uint8_t>& segment, const py::array& k, const py::array& v) {
             const auto tokens = static_cast<std::int64_t>(segment.size());
-            const KVSource keys = source(k, "k", tokens, *tree.pool()), values = source(v, "v", tokens, *tree.pool());
+            const KVSource keys = source(k, "k", tokens, *tree->pool()), values = source(v, "v", tokens, *tree->pool());
             const py::gil_scoped_release release;
-            const std::unique_lock lock(tree.mutex);
-            return tree.extend(view(parent), view(token_ptr), view(segment), keys, values);
+            const std::unique_lock lock(tree->mutex);
+            return tree->extend(view(parent), view(token_ptr), view(segment), keys, values);
           },
           py::arg("parent"), py::arg("token_ptr"), py::arg("segment"), py::arg("k"), py::arg("v"))
       .def(
           "free",
-          [](PagedTree& tree, std::int32_t node) {
+          [](const Live<PagedTree>& tree, std::int32_t node) {
             const py::gil_scoped_release release;
-            const std::unique_lock lock(tree.mutex);
-            tree.free(node);
+            const std::unique_lock lock(tree->mutex);
+            tree->free(node);
           },
           py::arg("node"))
       .def("close",
-           [](PagedTree& tree) {
+           [](const Live<PagedTree>& tree) {
              const py::gil_scoped_release release;
-             const std::unique_lock lock(tree.mutex);
-             tree.close();
+             const std::unique_lock lock(tree->mutex);
+             tree->close();
            })
       .def("score", &score, py::arg("frontier"), py::arg("q"), py::arg("head"), py::arg("att"), py::arg("state"),
            py::arg("threads"), py::arg("block"), py::arg("dots"))

@@ -6,8 +6,8 @@ namespace svip {
 
 void Plan::collect(std::span<const std::int32_t> parent, std::span<const std::int32_t> frontier) {
   if (stamp_.size() < parent.size()) {
-    stamp_.resize(parent.size(), 0);
     slot_.resize(parent.size());
+    stamp_.resize(parent.size(), 0);  // last: if memory runs out before, the next call tries again
   }
   if (++epoch_ == 0) {  // wrapped around: old stamps could be taken for new ones
     std::fill(stamp_.begin(), stamp_.end(), 0U);

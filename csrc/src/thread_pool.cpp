@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <exception>
 #include <mutex>
+#include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -40,7 +43,7 @@ long process() {
 
 class Pool {
  public:
-  void run(int n, int threads, const std::function<void(int, int)>& task) {
+  void run(int n, int threads, const Task& task) {
     start(threads - 1);
     task_ = &task;
     n_ = n;
@@ -58,14 +61,18 @@ class Pool {
         busy_.wait(left);
       }
     }
+    if (failed_.exchange(false, std::memory_order_relaxed)) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:
   void start(int n) {
-    while (static_cast<int>(workers_.size()) < n) {
-      const int index = static_cast<int>(workers_.size()) + 1;
-      workers_.emplace_back([this, index, seen = epoch_.load()]() mutable { serve(index, seen); });
-      workers_.back().detach();
+    try {
+      while (static_cast<int>(workers_.size()) < n) {
+        const int index = static_cast<int>(workers_.size()) + 1;
+        workers_.emplace_back([this, index, seen = epoch_.load()]() mutable { serve(index, seen); });
+        workers_.back().detach();
+      }
+    } catch (const std::system_error&) {  // the system has no more threads for us: fewer do as well
     }
   }
 
@@ -84,15 +91,23 @@ class Pool {
     }
   }
 
-  void work(int thread) {
-    for (int i = next_.fetch_add(1, std::memory_order_relaxed); i < n_; i = next_.fetch_add(1, std::memory_order_relaxed)) {
-      (*task_)(i, thread);
+  void work(int thread) noexcept {
+    try {
+      while (!failed_.load(std::memory_order_relaxed)) {
+        const int i = next_.fetch_add(1, std::memory_order_relaxed);
+        if (i >= n_) return;
+        (*task_)(i, thread);
+      }
+    } catch (...) {
+      if (!failed_.exchange(true, std::memory_order_relaxed)) error_ = std::current_exception();
     }
   }
 
   std::vector<std::thread> workers_;
-  const std::function<void(int, int)>* task_ = nullptr;
+  const Task* task_ = nullptr;
+  std::exception_ptr error_;
   int n_ = 0, wanted_ = 0;
+  std::atomic<bool> failed_{false};
   std::atomic<int> next_{0}, busy_{0};
   std::atomic<unsigned> epoch_{0};
 };
@@ -116,7 +131,7 @@ int default_threads() {
   return std::max(static_cast<int>(std::thread::hardware_concurrency()), 1);
 }
 
-void parallel_for(int n, int threads, const std::function<void(int, int)>& task) {
+void parallel_for(int n, int threads, Task task) {
   threads = std::min(threads, n);
   if (threads > 1) {
     // A fork copies the mutex in whatever state it was, and none of the threads.

@@ -156,7 +156,7 @@ void Triatt::run(const PagedTree& tree, std::span<const std::int32_t> frontier, 
   work.plan.cut(block_for(frontier.size(), shared, heads, threads, options.block));
   const int tasks = work.plan.n_blocks() * heads;
   threads = std::min(threads, tasks);
-  work.prepare(threads);
+  work.prepare(threads, work.plan.block() * shared);
   // Blocks of one head follow each other, so that what they share stays in the cache.
   parallel_for(tasks, threads, [&](int task, int thread) {
     run_block(run, work.scratch[static_cast<std::size_t>(thread)], task % work.plan.n_blocks(), task / work.plan.n_blocks());

@@ -102,12 +102,14 @@ void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, 
   const bool based = base.m != nullptr && base.l != nullptr && base.o != nullptr;
   std::int64_t tokens = 0;
   for (std::int32_t node = first; node < last; ++node) {
-    tree.check_nodes("first", {&node, 1});
+    tree.check_nodes("nodes", {&node, 1});
     const std::int32_t parent = tree.parent(node);
     const bool continues = parent < 0 ? roots_continue : parent < first;
-    if (continues && !based) throw std::invalid_argument("`base` must be given: nodes continue from earlier ones.");
+    if (continues && !based) {
+      throw std::invalid_argument("`state` must be given: node " + std::to_string(node) + " continues from an earlier one.");
+    }
     if (!roots_continue && tree.path_tokens(node) == 0) {
-      throw std::invalid_argument("`tree` must have at least one token on every path; node " + std::to_string(node) +
+      throw std::invalid_argument("every path must hold at least one token; that of node " + std::to_string(node) +
                                   " has none.");
     }
     tokens += tree.n_tokens(node);
@@ -134,7 +136,7 @@ void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, 
   const int chunks = (count + kChunk - 1) / kChunk;
   const int threads =
       std::min(threads_for(12.0 * head.width() * static_cast<double>(tokens), options), chunks * kTriattDimensions);
-  work.prepare(threads);
+  work.prepare(threads, kTriattDimensions);
   parallel_for(chunks * heads, threads, [&](int task, int thread) {
     Scratch& mine = work.scratch[static_cast<std::size_t>(thread)];
     mine.reserve(shared);

@@ -87,6 +87,9 @@ class KVPool:
         """Give all memory back; the pool and its trees cannot be used any more."""
         self._core.close()
 
+    def __reduce__(self) -> str:
+        raise _no_copy(self)
+
     def __repr__(self) -> str:
         state = "closed" if self.closed else f"{self.pages_in_use} pages in use"
         return f"KVPool(width={self.width}, n_kv_heads={self.n_kv_heads}, dtype={self.dtype!r}: {state})"
@@ -104,11 +107,17 @@ class PackedHead:
     """
 
     def __init__(self, head: Head, bias: Array | None = None) -> None:
+        if not isinstance(head, Head):
+            raise TypeError(f"`head` must be a Head; got {type(head).__name__}.")
         check_head(head, bias)
-        u, b, w, c = (None if a is None else to_float32(a) for a in head)
+        names = ("head.u", "head.b", "head.w", "head.c")
+        u, b, w, c = (None if a is None else to_float32(name, a) for name, a in zip(names, head, strict=True))
         assert u is not None, "`check_head` let a missing `u` pass"
         self.width = int(u.shape[1] if w is None else w.shape[2])
-        self._core = _core.TriattHead(self.width, u, b, w, c, None if bias is None else to_float32(bias))
+        self._core = _core.TriattHead(self.width, u, b, w, c, None if bias is None else to_float32("bias", bias))
+
+    def __reduce__(self) -> str:
+        raise _no_copy(self)
 
 
 class PagedTree:
@@ -122,8 +131,11 @@ class PagedTree:
     """
 
     def __init__(self, pool: KVPool) -> None:
+        if not isinstance(pool, KVPool):
+            raise TypeError(f"`pool` must be a KVPool; got {type(pool).__name__}.")
         self.pool = pool
-        self._core = _core.PagedTree(pool._core)
+        with _Translated():
+            self._core = _core.PagedTree(pool._core)
 
     def __len__(self) -> int:
         return len(self._core)
@@ -172,7 +184,7 @@ class PagedTree:
         with _Translated():
             return self._core.extend(
                 _int32("parent", parent), as_indices("token_ptr", token_ptr), segment.astype(np.uint8),
-                _kv_array(k), _kv_array(v),
+                _kv_array("k", k), _kv_array("v", v),
             )  # fmt: skip
 
     def score(
@@ -210,7 +222,7 @@ class PagedTree:
         check_floats("q", q, (3, width) if len(getattr(q, "shape", ())) == 2 else (len(nodes), 3, width))
         with _Translated():
             scores, att, *state = self._core.score(
-                nodes, to_float32(q), _packed(head), return_att, return_state, _threads(threads), 0, dots
+                nodes, to_float32("q", q), _packed(head), bool(return_att), bool(return_state), _threads(threads), 0, bool(dots)
             )
         _dispatch.count("triatt", "cpu")
         return TriattOutput(scores, att, State(*state) if return_state else None)
@@ -241,10 +253,14 @@ class PagedTree:
             As ``score``.
         """
         check_floats("q", q, (3, self.pool.width))
+        if isinstance(first, bool) or not isinstance(first, (int, np.integer)) or not 0 <= first <= len(self):
+            raise IndexError(f"`first` must be a whole number from 0 to {len(self)}; got {first!r}.")
+        base = _state(state, int(first), self.pool.width)
         with _Translated():
             scores, att, *found = self._core.scan(
-                int(first), to_float32(q), _packed(head), *_state(state), False, return_att, _threads(threads), dots
-            )
+                int(first), to_float32("q", q), _packed(head), *base, False, bool(return_att), _threads(threads),
+                bool(dots),
+            )  # fmt: skip
         _dispatch.count("triatt", "cpu")
         return TriattOutput(scores, att, State(*found))
 
@@ -261,21 +277,31 @@ class PagedTree:
         """Free all nodes; the tree cannot be used any more."""
         self._core.close()
 
+    def __reduce__(self) -> str:
+        raise _no_copy(self)
+
     def __repr__(self) -> str:
         return f"PagedTree({'closed' if self.closed else f'{len(self)} nodes'} in {self.pool!r})"
 
 
-def to_float32(array: Array) -> NDArray[np.float32]:
+def to_float32(name: str, array: Array) -> NDArray[np.float32]:
     """Return an array or a CPU tensor as dense float32, copied only if it is something else."""
-    if library_of("array", array) == "torch":
-        array = array.detach().float().numpy()
+    if library_of(name, array) == "torch":
+        array = _plain(name, array).float().numpy()
     return np.ascontiguousarray(array, np.float32)
 
 
-def _kv_array(array: Array) -> NDArray[Any]:
+def _plain(name: str, tensor: Any) -> Any:
+    """Return a tensor that numpy can read."""
+    if tensor.device.type != "cpu" or str(tensor.layout) != "torch.strided":
+        raise ValueError(f"`{name}` must be a dense tensor on the CPU; got {tensor.layout} on {tensor.device}.")
+    return tensor.detach().resolve_conj().resolve_neg()
+
+
+def _kv_array(name: str, array: Array) -> NDArray[Any]:
     """Return keys or values as the core reads them: float32, or bfloat16 as uint16; seldom a copy."""
-    if library_of("array", array) == "torch":
-        array = array.detach()
+    if library_of(name, array) == "torch":
+        array = _plain(name, array)
         array = _bits(array) if str(array.dtype) == "torch.bfloat16" else array.float().numpy()
     elif array.dtype != np.float32:
         array = array.astype(np.float32)
@@ -312,15 +338,21 @@ def _threads(threads: int) -> int:
     return int(threads)
 
 
-def _state(state: State | None) -> tuple[Any, Any, Any]:
+def _state(state: State | None, rows: int, width: int) -> tuple[Any, Any, Any]:
     if state is None:
         return None, None, None
-    m, l, o = (to_float32(a) for a in state)  # noqa: E741
+    for name, array, shape in zip("mlo", state, ((rows, 3), (rows, 3), (rows, 3, width)), strict=True):
+        check_floats(f"state.{name}", array, shape)
+    m, l, o = (to_float32(f"state.{name}", array) for name, array in zip("mlo", state, strict=True))  # noqa: E741
     return m, l, o
 
 
+def _no_copy(handle: Any) -> TypeError:
+    return TypeError(f"a {type(handle).__name__} cannot be copied or pickled: its memory belongs to this process.")
+
+
 class _Translated:
-    """Turns the core's errors into those that Python users expect: a full pool is no ValueError."""
+    """Turns the core's errors into those that Python users expect."""
 
     def __enter__(self) -> None:
         pass
@@ -328,3 +360,5 @@ class _Translated:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError) and str(error).startswith("The pool is full"):
             raise MemoryError(str(error)) from None
+        if isinstance(error, RuntimeError):  # closed or freed
+            raise ValueError(str(error)) from None

@@ -194,9 +194,14 @@ def as_indices(name: str, values: Any) -> NDArray[np.int64]:
     """Return whole numbers as int64 [n]; an empty list is legal."""
     if type(values).__module__.partition(".")[0] == "torch":
         values = values.detach().cpu().numpy()
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except ValueError:  # ragged
+        raise ValueError(f"`{name}` must be one-dimensional; got a list of lists of unequal length.") from None
     if array.size and array.dtype.kind not in "iu":
         raise ValueError(f"`{name}` must hold whole numbers; got {array.dtype}.")
     if array.ndim != 1:
         raise ValueError(f"`{name}` must be one-dimensional; got shape {list(array.shape)}.")
+    if array.dtype == np.uint64 and array.size and array.max() >= 1 << 63:
+        raise ValueError(f"`{name}` must fit into int64; got {array.max()}.")
     return array.astype(np.int64)

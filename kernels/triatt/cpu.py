@@ -41,7 +41,7 @@ def triatt(
     paged = _pages(tree)
     try:
         packed, nodes = PackedHead(head, bias)._core, frontier.astype(np.int32)
-        found = paged._core.score(nodes, to_float32(q), packed, return_att, return_state, 0, 0, False)
+        found = paged._core.score(nodes, to_float32("q", q), packed, return_att, return_state, 0, 0, False)
     finally:
         paged.pool.close()
     scores, att, *state = found
@@ -53,10 +53,10 @@ def triatt_scan(
 ) -> TriattOutput:
     """Return what ``svip_search.kernels.triatt.triatt_scan`` promises."""
     paged = _pages(tree)
-    base = (None,) * 3 if state is None else tuple(to_float32(a) for a in state)
+    base = (None,) * 3 if state is None else tuple(to_float32("state", a) for a in state)
     try:
         packed = PackedHead(head, bias)._core
-        found = paged._core.scan(0, to_float32(q), packed, *base, state is not None, return_att, 0, False)
+        found = paged._core.scan(0, to_float32("q", q), packed, *base, state is not None, return_att, 0, False)
     finally:
         paged.pool.close()
     scores, att, *states = found

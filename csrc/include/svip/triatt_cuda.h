@@ -29,6 +29,12 @@
 
 #include <stdint.h>
 
+#if defined(__GNUC__)
+#define SVIP_TRIATT_CUDA_API __attribute__((visibility("default")))
+#else
+#define SVIP_TRIATT_CUDA_API
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -48,6 +54,7 @@ typedef struct svip_triatt_cuda_call {
   int32_t hidden;      /* F of a head of two layers, 0 for a linear one */
   int32_t n_rows;      /* M, or 2 N of a scan */
   int32_t n_programs;  /* G */
+  int32_t n_tiles;     /* W */
   float scale;         /* 1 / sqrt(d) */
   int64_t q_stride;    /* elements from the queries of one frontier entry to the next; 0: the same for all */
 
@@ -83,19 +90,20 @@ typedef struct svip_triatt_cuda_call {
 } svip_triatt_cuda_call;
 
 /* Most tokens of a tile for keys of this type and width; 0 where they are not supported. */
-int32_t svip_triatt_cuda_tile(int32_t kv_type, int32_t width);
+SVIP_TRIATT_CUDA_API int32_t svip_triatt_cuda_tile(int32_t kv_type, int32_t width);
 
 /* Floats of workspace for this many programs. */
-int64_t svip_triatt_cuda_workspace(int32_t n_programs, int32_t width);
+SVIP_TRIATT_CUDA_API int64_t svip_triatt_cuda_workspace(int32_t n_programs, int32_t width);
 
 /* What is wrong with a call, or NULL.  Looks at the struct alone, touches no device. */
-const char* svip_triatt_cuda_check(const svip_triatt_cuda_call* call);
+SVIP_TRIATT_CUDA_API const char* svip_triatt_cuda_check(const svip_triatt_cuda_call* call);
 
-/* Queues both kernels.  Returns a cudaError_t, 0 for success, and cudaErrorInvalidValue where `check` objects. */
-int svip_triatt_cuda_launch(const svip_triatt_cuda_call* call);
+/* Queues both kernels.  Returns a cudaError_t, 0 for success, and cudaErrorInvalidValue where `check`
+ * objects. */
+SVIP_TRIATT_CUDA_API int svip_triatt_cuda_launch(const svip_triatt_cuda_call* call);
 
 /* The text of an error that `launch` returned. */
-const char* svip_triatt_cuda_error(int code);
+SVIP_TRIATT_CUDA_API const char* svip_triatt_cuda_error(int code);
 
 #ifdef __cplusplus
 }
