@@ -53,7 +53,8 @@ class BuildCore(build_ext):
         try:
             options = ["-DCMAKE_BUILD_TYPE=Release", "-DSVIP_BUILD_PYTHON=OFF", "-DSVIP_CUDA=ON"]
             subprocess.run(["cmake", "-S", source, "-B", work, *options], check=True)
-            subprocess.run(["cmake", "--build", work, "--config", "Release", "--target", "svip_triatt_cuda"], check=True)
+            build = ["cmake", "--build", work, "--config", "Release", "--target", "svip_triatt_cuda"]
+            subprocess.run(build, check=True)
             place(next(work.rglob(target.name)), target)
         except (subprocess.CalledProcessError, OSError) as error:
             if wanted in ("ON", "1"):

@@ -122,7 +122,7 @@ class PagedTree:
         q: _Floats,
         head: TriattHead,
         m: _Floats | None,
-        l: _Floats | None,  # noqa: E741
+        l: _Floats | None,
         o: _Floats | None,
         roots_continue: bool,
         att: bool,

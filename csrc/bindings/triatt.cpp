@@ -17,7 +17,8 @@ namespace py = pybind11;
 
 namespace {
 
-// The object behind a handle.  pybind11 hands out unconstructed memory for one made by `__new__` alone; this refuses.
+// The object behind a handle.  pybind11 hands out unconstructed memory for one made by `__new__` alone; this
+// refuses.
 template <class T>
 struct Live {
   T* object = nullptr;
@@ -35,7 +36,8 @@ struct py::detail::type_caster<Live<T>> {
     if (!isinstance<T>(source)) return false;
     auto* const memory = reinterpret_cast<instance*>(source.ptr());
     if (!memory->get_value_and_holder(get_type_info(typeid(T))).holder_constructed()) {
-      throw type_error(std::string(str(type::of<T>().attr("__name__"))) + " must be made by its constructor.");
+      throw type_error(std::string(str(type::of<T>().attr("__name__"))) +
+                       " must be made by its constructor.");
     }
     value.object = source.cast<T*>();
     return true;
@@ -65,7 +67,8 @@ std::span<const T> view(const Dense<T>& array) {
 
 void check_shape(const py::array& array, const char* name, const std::vector<std::int64_t>& shape) {
   bool same = array.ndim() == static_cast<py::ssize_t>(shape.size());
-  for (std::size_t i = 0; same && i < shape.size(); ++i) same = array.shape(static_cast<py::ssize_t>(i)) == shape[i];
+  for (std::size_t i = 0; same && i < shape.size(); ++i)
+    same = array.shape(static_cast<py::ssize_t>(i)) == shape[i];
   if (same) return;
   std::string wanted;
   for (const std::int64_t size : shape) wanted += (wanted.empty() ? "" : ", ") + std::to_string(size);
@@ -86,7 +89,8 @@ KVSource source(const py::array& array, const char* name, std::int64_t tokens, c
   if (array.size() > 0 && (!whole || (array.strides(2) != size && array.shape(2) > 1))) {
     throw py::value_error("`" + std::string(name) + "` must be aligned and contiguous along its last axis.");
   }
-  return {array.data(), is_float ? KVType::kFloat32 : KVType::kBFloat16, array.strides(0) / size, array.strides(1) / size};
+  return {array.data(), is_float ? KVType::kFloat32 : KVType::kBFloat16, array.strides(0) / size,
+          array.strides(1) / size};
 }
 
 const float* data(const std::optional<Floats>& array) { return array ? array->data() : nullptr; }
@@ -162,8 +166,8 @@ py::tuple scan(const Live<PagedTree>& self, std::int32_t first, const Floats& q,
   Results results(size - first, width, att, true);
   {
     const py::gil_scoped_release release;
-    workspace().scan(tree, first, size, q.data(), *head, {data(m), data(l), data(o)}, roots_continue, results.out,
-                     {threads, 0, dots});
+    workspace().scan(tree, first, size, q.data(), *head, {data(m), data(l), data(o)}, roots_continue,
+                     results.out, {threads, 0, dots});
   }
   return results.tuple();
 }
@@ -174,12 +178,15 @@ py::tuple plan(const Dense<std::int32_t>& parent, const Dense<std::int64_t>& tok
   if (block < 1 || tile < 1) throw py::value_error("`block` and `tile` must be at least 1.");
   check_shape(token_ptr, "token_ptr", {n + 1});
   for (std::int64_t i = 0; i < n; ++i) {
-    if (parent.at(i) < -1 || parent.at(i) >= i) throw py::value_error("`parent` must be -1 or an earlier node.");
-    if (token_ptr.at(i) < 0 || token_ptr.at(i + 1) < token_ptr.at(i)) throw py::value_error("`token_ptr` must not fall.");
+    if (parent.at(i) < -1 || parent.at(i) >= i)
+      throw py::value_error("`parent` must be -1 or an earlier node.");
+    if (token_ptr.at(i) < 0 || token_ptr.at(i + 1) < token_ptr.at(i))
+      throw py::value_error("`token_ptr` must not fall.");
   }
   if (token_ptr.at(n) > std::numeric_limits<std::int32_t>::max()) throw py::value_error("Too many tokens.");
   for (py::ssize_t i = 0; i < frontier.size(); ++i) {
-    if (frontier.at(i) < 0 || frontier.at(i) >= n) throw py::index_error("`frontier` must hold nodes of the tree.");
+    if (frontier.at(i) < 0 || frontier.at(i) >= n)
+      throw py::index_error("`frontier` must hold nodes of the tree.");
   }
   Plan work;
   work.sort(view(parent), view(frontier));
@@ -189,11 +196,14 @@ py::tuple plan(const Dense<std::int32_t>& parent, const Dense<std::int64_t>& tok
     const std::int32_t lo = b * block, hi = std::min(lo + block, static_cast<std::int32_t>(frontier.size()));
     for (std::int32_t i = work.item_ptr()[static_cast<std::size_t>(b)];
          i < work.item_ptr()[static_cast<std::size_t>(b) + 1]; ++i) {
-      const PlanNode& node = work.nodes()[static_cast<std::size_t>(work.items()[static_cast<std::size_t>(i)])];
+      const PlanNode& node =
+          work.nodes()[static_cast<std::size_t>(work.items()[static_cast<std::size_t>(i)])];
       const auto end = static_cast<std::int32_t>(token_ptr.at(node.node + 1));
       const auto row = [&](std::int32_t r) { return std::clamp(r, lo, hi); };
-      for (auto t = static_cast<std::int32_t>(token_ptr.at(node.node)); t < end; t += std::min(tile, end - t)) {
-        tiles.insert(tiles.end(), {t, std::min(tile, end - t), row(node.begin), row(node.own), row(node.end)});
+      for (auto t = static_cast<std::int32_t>(token_ptr.at(node.node)); t < end;
+           t += std::min(tile, end - t)) {
+        tiles.insert(tiles.end(),
+                     {t, std::min(tile, end - t), row(node.begin), row(node.own), row(node.end)});
       }
     }
     tile_ptr.push_back(static_cast<std::int32_t>(tiles.size() / 5));
@@ -209,16 +219,16 @@ py::tuple plan(const Dense<std::int32_t>& parent, const Dense<std::int64_t>& tok
 void bind_triatt(py::module_& module) {
   module.def("simd_tiers", &svip::simd_tiers, "Names of the SIMD tiers that can run here, best first.");
   module.def("simd_tier", &svip::simd_tier_name, "Name of the SIMD tier in use.");
-  module.def("triatt_plan", &plan, py::arg("parent"), py::arg("token_ptr"), py::arg("frontier"), py::arg("block"),
-             py::arg("tile"), "Work list of a frontier: (order, tiles, tile_ptr).");
+  module.def("triatt_plan", &plan, py::arg("parent"), py::arg("token_ptr"), py::arg("frontier"),
+             py::arg("block"), py::arg("tile"), "Work list of a frontier: (order, tiles, tile_ptr).");
 
   py::class_<KVPool, std::shared_ptr<KVPool>>(module, "KVPool")
       .def(py::init([](int width, int n_kv_heads, const std::string& dtype, std::int64_t capacity) {
              if (dtype != "float32" && dtype != "bfloat16") {
                throw py::value_error("`dtype` must be 'float32' or 'bfloat16'; got '" + dtype + "'.");
              }
-             return std::make_shared<KVPool>(width, n_kv_heads,
-                                             dtype == "float32" ? KVType::kFloat32 : KVType::kBFloat16, capacity);
+             return std::make_shared<KVPool>(
+                 width, n_kv_heads, dtype == "float32" ? KVType::kFloat32 : KVType::kBFloat16, capacity);
            }),
            py::arg("width"), py::arg("n_kv_heads"), py::arg("dtype"), py::arg("capacity"))
       .def_property_readonly("width", [](const Live<KVPool>& pool) { return pool->width(); })
@@ -238,8 +248,8 @@ void bind_triatt(py::module_& module) {
              if (w) check_shape(*w, "w", {3, hidden, width});
              if (c) check_shape(*c, "c", {3, hidden});
              if (bias) check_shape(*bias, "bias", {3, 4});
-             return std::make_shared<TriattHead>(width, static_cast<int>(hidden), u.data(), b.data(), data(w), data(c),
-                                                 data(bias));
+             return std::make_shared<TriattHead>(width, static_cast<int>(hidden), u.data(), b.data(), data(w),
+                                                 data(c), data(bias));
            }),
            py::arg("width"), py::arg("u"), py::arg("b"), py::arg("w"), py::arg("c"), py::arg("bias"));
 
@@ -257,10 +267,12 @@ void bind_triatt(py::module_& module) {
                              })
       .def(
           "extend",
-          [](const Live<PagedTree>& tree, const Dense<std::int32_t>& parent, const Dense<std::int64_t>& token_ptr,
-             const Dense<std::uint8_t>& segment, const py::array& k, const py::array& v) {
+          [](const Live<PagedTree>& tree, const Dense<std::int32_t>& parent,
+             const Dense<std::int64_t>& token_ptr, const Dense<std::uint8_t>& segment, const py::array& k,
+             const py::array& v) {
             const auto tokens = static_cast<std::int64_t>(segment.size());
-            const KVSource keys = source(k, "k", tokens, *tree->pool()), values = source(v, "v", tokens, *tree->pool());
+            const KVSource keys = source(k, "k", tokens, *tree->pool()),
+                           values = source(v, "v", tokens, *tree->pool());
             const py::gil_scoped_release release;
             const std::unique_lock lock(tree->mutex);
             return tree->extend(view(parent), view(token_ptr), view(segment), keys, values);
@@ -280,8 +292,8 @@ void bind_triatt(py::module_& module) {
              const std::unique_lock lock(tree->mutex);
              tree->close();
            })
-      .def("score", &score, py::arg("frontier"), py::arg("q"), py::arg("head"), py::arg("att"), py::arg("state"),
-           py::arg("threads"), py::arg("block"), py::arg("dots"))
-      .def("scan", &scan, py::arg("first"), py::arg("q"), py::arg("head"), py::arg("m"), py::arg("l"), py::arg("o"),
-           py::arg("roots_continue"), py::arg("att"), py::arg("threads"), py::arg("dots"));
+      .def("score", &score, py::arg("frontier"), py::arg("q"), py::arg("head"), py::arg("att"),
+           py::arg("state"), py::arg("threads"), py::arg("block"), py::arg("dots"))
+      .def("scan", &scan, py::arg("first"), py::arg("q"), py::arg("head"), py::arg("m"), py::arg("l"),
+           py::arg("o"), py::arg("roots_continue"), py::arg("att"), py::arg("threads"), py::arg("dots"));
 }

@@ -27,7 +27,8 @@ Slab allocate(std::size_t bytes) {
   const std::size_t alignment = bytes >= kHugePage ? kHugePage : 64;
   Slab slab(static_cast<std::byte*>(::operator new(bytes, std::align_val_t{alignment})), Release{alignment});
 #if defined(__linux__)
-  // Leaves are read once, in long streams: without huge pages a good part of the time goes to the page tables.
+  // Leaves are read once, in long streams: without huge pages a good part of the time goes to the page
+  // tables.
   if (bytes >= kHugePage) madvise(slab.get(), bytes, MADV_HUGEPAGE);
 #endif
   return slab;
@@ -35,8 +36,8 @@ Slab allocate(std::size_t bytes) {
 
 int checked_width(int width) {
   if (width < 1 || width > kMaxWidth) {
-    throw std::invalid_argument("`width` must be 1.." + std::to_string(kMaxWidth) + "; got " + std::to_string(width) +
-                                ".");
+    throw std::invalid_argument("`width` must be 1.." + std::to_string(kMaxWidth) + "; got " +
+                                std::to_string(width) + ".");
   }
   return width;
 }
@@ -55,7 +56,8 @@ KVPool::KVPool(int width, int n_kv_heads, KVType type, std::int64_t capacity)
       padded_width_((width + kPageTokens - 1) / kPageTokens * kPageTokens),
       n_kv_heads_(n_kv_heads),
       type_(type),
-      head_bytes_(static_cast<std::size_t>(2 * kPageTokens * padded_width_) * (type == KVType::kFloat32 ? 4 : 2)),
+      head_bytes_(static_cast<std::size_t>(2 * kPageTokens * padded_width_) *
+                  (type == KVType::kFloat32 ? 4 : 2)),
       max_pages_(capacity < 0 ? -1 : capacity / kPageTokens + (capacity % kPageTokens != 0)),
       memory_(std::make_shared<Memory>()) {
   if (n_kv_heads != 1 && n_kv_heads != 3) {
@@ -94,8 +96,9 @@ void KVPool::take(int n, std::vector<std::byte*>& pages) {
   if (memory_ == nullptr) throw std::logic_error("The pool is closed.");
   const auto left = static_cast<std::int64_t>(memory_->free.size());
   if (max_pages_ >= 0 && memory_->pages - left + n > max_pages_) {
-    throw std::length_error("The pool is full: " + std::to_string(n) + " pages of " + std::to_string(kPageTokens) +
-                            " tokens are needed and " + std::to_string(max_pages_ - memory_->pages + left) + " of " +
+    throw std::length_error("The pool is full: " + std::to_string(n) + " pages of " +
+                            std::to_string(kPageTokens) + " tokens are needed and " +
+                            std::to_string(max_pages_ - memory_->pages + left) + " of " +
                             std::to_string(max_pages_) + " are left.");
   }
   while (static_cast<int>(memory_->free.size()) < n) grow();

@@ -17,8 +17,12 @@ struct Reader {
   const T* data;
   std::int64_t token_stride, head_stride;
   Reader(const KVSource& source)
-      : data(static_cast<const T*>(source.data)), token_stride(source.token_stride), head_stride(source.head_stride) {}
-  const T* row(std::int64_t token, int head) const { return data + token * token_stride + head * head_stride; }
+      : data(static_cast<const T*>(source.data)),
+        token_stride(source.token_stride),
+        head_stride(source.head_stride) {}
+  const T* row(std::int64_t token, int head) const {
+    return data + token * token_stride + head * head_stride;
+  }
 };
 
 template <class Out, class In>
@@ -52,10 +56,11 @@ std::size_t value_at(int t, int c, int padded) {
 }
 
 template <class T, class K, class V>
-void pack_page(T* page, const Reader<K>& k, const Reader<V>& v, std::int64_t first, int n, int head, int width,
-               int padded) {
+void pack_page(T* page, const Reader<K>& k, const Reader<V>& v, std::int64_t first, int n, int head,
+               int width, int padded) {
   T* const values = page + kPageTokens * padded;
-  if (n < kPageTokens || width < padded) std::memset(page, 0, sizeof(T) * static_cast<std::size_t>(2 * kPageTokens * padded));
+  if (n < kPageTokens || width < padded)
+    std::memset(page, 0, sizeof(T) * static_cast<std::size_t>(2 * kPageTokens * padded));
   // A few components at a time, so that the cache lines being written are still there for the next token.
   constexpr int kSome = 16;
   for (int some = 0; some < width; some += kSome) {
@@ -86,8 +91,8 @@ void pack(const KVPool& pool, std::span<std::byte* const> pages, const KVSource&
   }
 }
 
-using Pack = void (*)(const KVPool&, std::span<std::byte* const>, const KVSource&, const KVSource&, std::int64_t,
-                      std::int64_t);
+using Pack = void (*)(const KVPool&, std::span<std::byte* const>, const KVSource&, const KVSource&,
+                      std::int64_t, std::int64_t);
 
 template <class T>
 Pack packer(KVType k, KVType v) {
@@ -113,12 +118,15 @@ void PagedTree::check_extend(std::span<const std::int32_t> parent, std::span<con
                              std::span<const std::uint8_t> segment) const {
   if (closed_) throw std::logic_error("The tree is closed.");
   if (token_ptr.size() != parent.size() + 1) {
-    throw std::invalid_argument("`token_ptr` must have shape [n + 1] = [" + text(static_cast<std::int64_t>(parent.size()) + 1) +
-                                "]; got [" + text(static_cast<std::int64_t>(token_ptr.size())) + "].");
+    throw std::invalid_argument("`token_ptr` must have shape [n + 1] = [" +
+                                text(static_cast<std::int64_t>(parent.size()) + 1) + "]; got [" +
+                                text(static_cast<std::int64_t>(token_ptr.size())) + "].");
   }
   const auto tokens = static_cast<std::int64_t>(segment.size());
-  if (token_ptr.front() != 0 || token_ptr.back() != tokens || !std::is_sorted(token_ptr.begin(), token_ptr.end())) {
-    throw std::invalid_argument("`token_ptr` must rise from 0 to the " + text(tokens) + " tokens and never fall.");
+  if (token_ptr.front() != 0 || token_ptr.back() != tokens ||
+      !std::is_sorted(token_ptr.begin(), token_ptr.end())) {
+    throw std::invalid_argument("`token_ptr` must rise from 0 to the " + text(tokens) +
+                                " tokens and never fall.");
   }
   if (parent.size() > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max() - size()) ||
       tokens > std::numeric_limits<std::int32_t>::max()) {
@@ -136,8 +144,8 @@ void PagedTree::check_extend(std::span<const std::int32_t> parent, std::span<con
   }
   for (std::size_t i = 0; i < segment.size(); ++i) {
     if (segment[i] > kStep) {
-      throw std::invalid_argument("`segment` must hold 0, 1 or 2; got segment[" + text(static_cast<std::int64_t>(i)) +
-                                  "] = " + text(segment[i]) + ".");
+      throw std::invalid_argument("`segment` must hold 0, 1 or 2; got segment[" +
+                                  text(static_cast<std::int64_t>(i)) + "] = " + text(segment[i]) + ".");
     }
   }
 }
@@ -148,12 +156,15 @@ std::int32_t PagedTree::extend(std::span<const std::int32_t> parent, std::span<c
   check_extend(parent, token_ptr, segment);
   const std::size_t n = parent.size();
   std::size_t pages = 0;
-  for (std::size_t i = 0; i < n; ++i) pages += static_cast<std::size_t>(pages_for(token_ptr[i + 1] - token_ptr[i]));
-  if (pages > static_cast<std::size_t>(std::numeric_limits<int>::max())) throw std::length_error("Too many tokens.");
+  for (std::size_t i = 0; i < n; ++i)
+    pages += static_cast<std::size_t>(pages_for(token_ptr[i + 1] - token_ptr[i]));
+  if (pages > static_cast<std::size_t>(std::numeric_limits<int>::max()))
+    throw std::length_error("Too many tokens.");
 
   // Everything that can fail comes first.
   const auto room = [](auto& column, std::size_t more) {
-    if (column.capacity() < column.size() + more) column.reserve(std::max(column.size() + more, 2 * column.size()));
+    if (column.capacity() < column.size() + more)
+      column.reserve(std::max(column.size() + more, 2 * column.size()));
   };
   room(parent_, n), room(references_, n), room(path_tokens_, n), room(token_ptr_, n), room(freed_, n);
   room(page_begin_, n), room(tile_begin_, n), room(page_table_, pages), room(segment_, segment.size());
@@ -171,7 +182,8 @@ std::int32_t PagedTree::extend(std::span<const std::int32_t> parent, std::span<c
     pack(*pool_, {page_table_.data() + page, count}, k, v, begin, end);
     page_begin_.push_back(page);
     page += count;
-    add_node(parent[i], segment.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
+    add_node(parent[i],
+             segment.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(end - begin)));
   }
   return first;
 }
@@ -197,13 +209,15 @@ void PagedTree::check_nodes(const char* argument, std::span<const std::int32_t> 
   if (closed_) throw std::logic_error("The tree is closed.");
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (nodes[i] >= 0 && nodes[i] < size() && !freed(nodes[i])) continue;
-    const std::string where = std::string(argument) + "[" + text(static_cast<std::int64_t>(i)) + "] = " + text(nodes[i]);
+    const std::string where =
+        std::string(argument) + "[" + text(static_cast<std::int64_t>(i)) + "] = " + text(nodes[i]);
     if (nodes[i] < 0 || nodes[i] >= size()) {
-      throw std::out_of_range("`" + std::string(argument) + "` must hold nodes of the tree, 0.." + text(size() - 1) +
-                              "; got " + where + ".");
+      throw std::out_of_range("`" + std::string(argument) + "` must hold nodes of the tree, 0.." +
+                              text(size() - 1) + "; got " + where + ".");
     }
     if (freed(nodes[i])) {
-      throw std::logic_error("`" + std::string(argument) + "` must hold living nodes; " + where + " was freed.");
+      throw std::logic_error("`" + std::string(argument) + "` must hold living nodes; " + where +
+                             " was freed.");
     }
   }
 }

@@ -47,7 +47,8 @@ void Plan::sort(std::span<const std::int32_t> parent, std::span<const std::int32
   for (std::size_t i = 0; i < n; ++i) {
     PlanNode& node = nodes_[i];
     const std::int32_t up = parent[static_cast<std::size_t>(node.node)];
-    std::int32_t& cursor = up < 0 ? roots : next_[static_cast<std::size_t>(slot_[static_cast<std::size_t>(up)])];
+    std::int32_t& cursor =
+        up < 0 ? roots : next_[static_cast<std::size_t>(slot_[static_cast<std::size_t>(up)])];
     node.begin = cursor;
     cursor += node.end;
     node.own += node.begin;
@@ -68,7 +69,8 @@ void Plan::cut(std::int32_t block) {
   const std::int32_t blocks = (rows + block - 1) / block;
   item_ptr_.assign(static_cast<std::size_t>(blocks) + 1, 0);
   for (const PlanNode& node : nodes_) {
-    for (std::int32_t b = node.begin / block; b * block < node.end; ++b) ++item_ptr_[static_cast<std::size_t>(b) + 1];
+    for (std::int32_t b = node.begin / block; b * block < node.end; ++b)
+      ++item_ptr_[static_cast<std::size_t>(b) + 1];
   }
   for (std::size_t b = 1; b < item_ptr_.size(); ++b) item_ptr_[b] += item_ptr_[b - 1];
   items_.resize(static_cast<std::size_t>(item_ptr_.back()));

@@ -1,10 +1,10 @@
 // One vocabulary for the vector instructions of a translation unit: what it was compiled for decides.
 //
-// Everything is in an unnamed namespace and nothing of the standard library is used, so that no symbol compiled
-// for a newer processor can be linked into code that runs on an older one.
+// Everything is in an unnamed namespace and nothing of the standard library is used, so that no symbol
+// compiled for a newer processor can be linked into code that runs on an older one.
 //
-// A fused multiply-add is used where the tier has one and never where it has not: the compiler is told not to fuse
-// on its own, so that a row's result does not depend on the block it was computed in.
+// A fused multiply-add is used where the tier has one and never where it has not: the compiler is told not to
+// fuse on its own, so that a row's result does not depend on the block it was computed in.
 
 #pragma once
 
@@ -91,7 +91,9 @@ SVIP_INLINE float sum(F x) {
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));
   return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
 }
-SVIP_INLINE F where_less(F x, F y, F a, F b) { return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ)); }
+SVIP_INLINE F where_less(F x, F y, F a, F b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
+}
 SVIP_INLINE F first_lanes(int n, F x, F y) {
   const I lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_blendv_ps(y, x, _mm256_castsi256_ps(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), lane)));

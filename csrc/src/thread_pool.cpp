@@ -24,7 +24,8 @@ namespace svip {
 
 namespace {
 
-// Waking a sleeping thread takes about as long as a small frontier: workers look for more work before they sleep.
+// Waking a sleeping thread takes about as long as a small frontier: workers look for more work before they
+// sleep.
 constexpr int kSpins = 2000;
 
 void relax() {
@@ -61,7 +62,8 @@ class Pool {
         busy_.wait(left);
       }
     }
-    if (failed_.exchange(false, std::memory_order_relaxed)) std::rethrow_exception(std::exchange(error_, nullptr));
+    if (failed_.exchange(false, std::memory_order_relaxed))
+      std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
  private:

@@ -9,8 +9,9 @@ class Task {
  public:
   template <class F>
   Task(const F& call)
-      : object_(&call),
-        call_([](const void* object, int index, int thread) { (*static_cast<const F*>(object))(index, thread); }) {}
+      : object_(&call), call_([](const void* object, int index, int thread) {
+          (*static_cast<const F*>(object))(index, thread);
+        }) {}
   void operator()(int index, int thread) const { call_(object_, index, thread); }
 
  private:
@@ -18,12 +19,13 @@ class Task {
   void (*call_)(const void*, int, int);
 };
 
-// Threads that the process may use: SVIP_NUM_THREADS or OMP_NUM_THREADS if set, else the processors it may run on.
+// Threads that the process may use: SVIP_NUM_THREADS or OMP_NUM_THREADS if set, else the processors it may
+// run on.
 int default_threads();
 
-// Calls task(index, thread) for every index below n on at most `threads` threads, the caller's being thread 0.
-// A call while another one runs, or below a fork, does all of it on the caller's thread.  If tasks throw, on whatever
-// thread, no more are begun and the caller gets one of the exceptions.
+// Calls task(index, thread) for every index below n on at most `threads` threads, the caller's being thread
+// 0. A call while another one runs, or below a fork, does all of it on the caller's thread.  If tasks throw,
+// on whatever thread, no more are begun and the caller gets one of the exceptions.
 void parallel_for(int n, int threads, Task task);
 
 }  // namespace svip

@@ -19,7 +19,6 @@ constexpr int kBlockRows = 24;  // rows of a task: small enough for the first ca
 
 int pages_of(int tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
-
 // One call of `run`: what all tasks read.
 struct Run {
   const PagedTree& tree;
@@ -40,8 +39,9 @@ struct Run {
 void load_queries(const Run& run, Scratch& mine, int head, int first, int rows) {
   for (int r = 0; r < rows; ++r) {
     for (int s = 0; s < run.shared; ++s) {
-      const auto at = run.q.constant ? std::size_t{0}
-                                     : static_cast<std::size_t>(run.plan.order()[static_cast<std::size_t>(first + r)]);
+      const auto at = run.q.constant
+                          ? std::size_t{0}
+                          : static_cast<std::size_t>(run.plan.order()[static_cast<std::size_t>(first + r)]);
       const float* const from = run.q.data + (at * kTriattDimensions + static_cast<std::size_t>(head + s)) *
                                                  static_cast<std::size_t>(run.width);
       float* const to = mine.q + (r * run.shared + s) * kRow;
@@ -53,7 +53,8 @@ void load_queries(const Run& run, Scratch& mine, int head, int first, int rows) 
   if (run.dots) {
     mine.pairs.resize(static_cast<std::size_t>(rows * kRow));
     for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < run.padded; ++c) mine.pairs[static_cast<std::size_t>(r * kRow + c)] = narrow(mine.q[r * kRow + c]);
+      for (int c = 0; c < run.padded; ++c)
+        mine.pairs[static_cast<std::size_t>(r * kRow + c)] = narrow(mine.q[r * kRow + c]);
     }
   }
 }
@@ -85,22 +86,23 @@ void run_block(const Run& run, Scratch& mine, int index, int head) {
   clear_state(mine, rows * run.shared, run.padded);
   mine.spans.clear();
   mine.ahead.clear();
-  const auto items = plan.items().subspan(
-      static_cast<std::size_t>(plan.item_ptr()[static_cast<std::size_t>(index)]),
-      static_cast<std::size_t>(plan.item_ptr()[static_cast<std::size_t>(index) + 1] -
-                               plan.item_ptr()[static_cast<std::size_t>(index)]));
+  const auto items =
+      plan.items().subspan(static_cast<std::size_t>(plan.item_ptr()[static_cast<std::size_t>(index)]),
+                           static_cast<std::size_t>(plan.item_ptr()[static_cast<std::size_t>(index) + 1] -
+                                                    plan.item_ptr()[static_cast<std::size_t>(index)]));
   for (const std::int32_t item : items) {
     const PlanNode& node = plan.nodes()[static_cast<std::size_t>(item)];
     const int n = run.tree.n_tokens(node.node);
     if (n == 0) continue;
     const auto row = [&](std::int32_t r) { return std::clamp(r - first, 0, rows) * run.shared; };
-    mine.spans.push_back({run.tree.pages(node.node), run.tree.segments(node.node), run.tree.tile_classes(node.node), n,
-                          row(node.begin), row(node.own), row(node.end)});
+    mine.spans.push_back({run.tree.pages(node.node), run.tree.segments(node.node),
+                          run.tree.tile_classes(node.node), n, row(node.begin), row(node.own),
+                          row(node.end)});
     // What an earlier block has read is in the cache already.
     if (node.begin >= first) add_ahead(mine, mine.spans.back(), offset);
   }
-  run.attend({mine.spans.data(), static_cast<std::int32_t>(mine.spans.size()), run.padded, offset, run.bias, head,
-              run.shared, mine.q, mine.pairs.data(), mine.m, mine.l, mine.o, mine.ahead.data(),
+  run.attend({mine.spans.data(), static_cast<std::int32_t>(mine.spans.size()), run.padded, offset, run.bias,
+              head, run.shared, mine.q, mine.pairs.data(), mine.m, mine.l, mine.o, mine.ahead.data(),
               mine.ahead.data() + mine.ahead.size()});
   for (int r = 0; r < rows; ++r) {
     const auto to = static_cast<std::size_t>(plan.order()[static_cast<std::size_t>(first + r)]);
@@ -113,7 +115,8 @@ int block_for(std::size_t rows, int shared, int heads, int threads, int wanted) 
   int block = kBlockRows / shared;
   // Enough tasks that the last ones to finish do not leave the other threads waiting.
   while (block > 4 && heads * static_cast<int>((rows + static_cast<std::size_t>(block) - 1) /
-                                               static_cast<std::size_t>(block)) < 3 * threads) {
+                                               static_cast<std::size_t>(block)) <
+                          3 * threads) {
     block = (block + 1) / 2;
   }
   return block;
@@ -130,8 +133,8 @@ void check_tokens(const PagedTree& tree, std::span<const std::int32_t> nodes) {
 
 }  // namespace
 
-void Triatt::run(const PagedTree& tree, std::span<const std::int32_t> frontier, TriattQuery q, const TriattHead& head,
-                 const TriattOut& out, const TriattOptions& options) {
+void Triatt::run(const PagedTree& tree, std::span<const std::int32_t> frontier, TriattQuery q,
+                 const TriattHead& head, const TriattOut& out, const TriattOptions& options) {
   const std::shared_lock lock(tree.mutex);
   const auto lease = tree.pool()->lease();
   tree.check_nodes("frontier", frontier);
@@ -145,13 +148,27 @@ void Triatt::run(const PagedTree& tree, std::span<const std::int32_t> frontier, 
   const Tier& tier = simd_tier();
   const Attend attend = attend_of(tier, pool.type(), options.dots);
   const int heads = pool.n_kv_heads(), shared = kTriattDimensions / heads;
-  Run run{tree,   work.plan, tier, attend, q, out, head.bias_, {}, attend == tier.attend_dots, heads, shared,
-          head.width(), pool.padded_width(), 1.0F / std::sqrt(static_cast<float>(head.width()))};
-  for (int i = 0; i < kTriattDimensions; ++i) run.weights[static_cast<std::size_t>(i)] = work.weights(head, i);
+  Run run{tree,
+          work.plan,
+          tier,
+          attend,
+          q,
+          out,
+          head.bias_,
+          {},
+          attend == tier.attend_dots,
+          heads,
+          shared,
+          head.width(),
+          pool.padded_width(),
+          1.0F / std::sqrt(static_cast<float>(head.width()))};
+  for (int i = 0; i < kTriattDimensions; ++i)
+    run.weights[static_cast<std::size_t>(i)] = work.weights(head, i);
 
   work.plan.sort(tree.parents(), frontier);
   double flops = 0;
-  for (const std::int32_t node : frontier) flops += 12.0 * head.width() * static_cast<double>(tree.path_tokens(node));
+  for (const std::int32_t node : frontier)
+    flops += 12.0 * head.width() * static_cast<double>(tree.path_tokens(node));
   int threads = threads_for(flops, options);
   work.plan.cut(block_for(frontier.size(), shared, heads, threads, options.block));
   const int tasks = work.plan.n_blocks() * heads;
@@ -159,7 +176,8 @@ void Triatt::run(const PagedTree& tree, std::span<const std::int32_t> frontier, 
   work.prepare(threads, work.plan.block() * shared);
   // Blocks of one head follow each other, so that what they share stays in the cache.
   parallel_for(tasks, threads, [&](int task, int thread) {
-    run_block(run, work.scratch[static_cast<std::size_t>(thread)], task % work.plan.n_blocks(), task / work.plan.n_blocks());
+    run_block(run, work.scratch[static_cast<std::size_t>(thread)], task % work.plan.n_blocks(),
+              task / work.plan.n_blocks());
   });
 }
 

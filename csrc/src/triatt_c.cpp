@@ -74,7 +74,8 @@ void require(const void* pointer, const char* name) {
 
 void require_count(std::int64_t n, const char* name) {
   if (n < 0 || n > INT32_MAX) {
-    throw std::invalid_argument("`" + std::string(name) + "` must be 0..2^31 - 1; got " + std::to_string(n) + ".");
+    throw std::invalid_argument("`" + std::string(name) + "` must be 0..2^31 - 1; got " + std::to_string(n) +
+                                ".");
   }
 }
 
@@ -99,7 +100,8 @@ T find(svip_handle handle, const char* name) {
   const std::scoped_lock lock(all.mutex);
   const auto found = all.objects.find(handle);
   if (found == all.objects.end()) {
-    throw std::logic_error("`" + std::string(name) + "` must be an open handle; got " + std::to_string(handle) + ".");
+    throw std::logic_error("`" + std::string(name) + "` must be an open handle; got " +
+                           std::to_string(handle) + ".");
   }
   if (const T* const object = std::get_if<T>(&found->second)) return *object;
   throw std::invalid_argument("`" + std::string(name) + "` is a handle of another kind.");
@@ -126,7 +128,8 @@ const char* svip_simd_tier(void) {
   return guarded([] { name = svip::simd_tier_name(); }) == SVIP_OK ? name.c_str() : nullptr;
 }
 
-svip_status svip_pool_create(int32_t width, int32_t n_kv_heads, svip_type type, int64_t capacity, svip_handle* pool) {
+svip_status svip_pool_create(int32_t width, int32_t n_kv_heads, svip_type type, int64_t capacity,
+                             svip_handle* pool) {
   return guarded([&] {
     require(pool, "pool");
     add(std::make_shared<KVPool>(width, n_kv_heads, type_of(type), capacity), pool);
@@ -149,7 +152,8 @@ svip_status svip_head_create(int32_t width, int32_t hidden, const float* u, cons
 }
 
 svip_status svip_tree_extend(svip_handle tree, int64_t n, const int32_t* parent, const int64_t* token_ptr,
-                             const uint8_t* segment, const void* k, const void* v, svip_type type, int32_t* first) {
+                             const uint8_t* segment, const void* k, const void* v, svip_type type,
+                             int32_t* first) {
   return guarded([&] {
     const Tree to = find<Tree>(tree, "tree");
     require_count(n, "n");
@@ -188,8 +192,9 @@ svip_status svip_tree_size(svip_handle tree, int32_t* size) {
   });
 }
 
-svip_status svip_triatt(svip_handle tree, svip_handle head, int64_t m, const int32_t* frontier, const float* q,
-                        int32_t constant_q, float* scores, float* att, float* const state[3], int32_t threads) {
+svip_status svip_triatt(svip_handle tree, svip_handle head, int64_t m, const int32_t* frontier,
+                        const float* q, int32_t constant_q, float* scores, float* att, float* const state[3],
+                        int32_t threads) {
   return guarded([&] {
     const Tree of = find<Tree>(tree, "tree");
     const Head by = find<Head>(head, "head");
@@ -200,8 +205,8 @@ svip_status svip_triatt(svip_handle tree, svip_handle head, int64_t m, const int
   });
 }
 
-svip_status svip_triatt_scan(svip_handle tree, svip_handle head, int32_t first, int32_t last,
-                             const float* q, const float* const base[3], float* scores, float* att, float* const state[3],
+svip_status svip_triatt_scan(svip_handle tree, svip_handle head, int32_t first, int32_t last, const float* q,
+                             const float* const base[3], float* scores, float* att, float* const state[3],
                              int32_t threads) {
   return guarded([&] {
     const Tree of = find<Tree>(tree, "tree");

@@ -28,7 +28,8 @@ TriattHead::TriattHead(int width, int hidden, const float* u, const float* b, co
       padded_width_(padded(width)),
       padded_hidden_(padded(hidden)) {
   if ((hidden > 0) != (w != nullptr && c != nullptr) || u == nullptr || b == nullptr) {
-    throw std::invalid_argument("`u` and `b` must be given, and `w` and `c` if and only if `hidden` is positive.");
+    throw std::invalid_argument(
+        "`u` and `b` must be given, and `w` and `c` if and only if `hidden` is positive.");
   }
   const auto size = static_cast<std::size_t>(hidden > 0 ? padded_hidden_ : padded_width_);
   const auto units = static_cast<std::size_t>(hidden), components = static_cast<std::size_t>(width);

@@ -6,8 +6,8 @@
 //         o' = p . V                     registers: rows x vectors of components
 //         state = merge(state, (m', sum p, o'))
 //
-// A tile's part (m', l', o') never looks at the state, and merges happen in the order of the path: which rows share
-// a block, how many threads run, or who computes the part changes no bit.
+// A tile's part (m', l', o') never looks at the state, and merges happen in the order of the path: which rows
+// share a block, how many threads run, or who computes the part changes no bit.
 
 #pragma once
 
@@ -25,8 +25,9 @@ using svip::Span;
 
 constexpr int kTilePages = kTileTokens / kPageTokens;
 constexpr int kPageVectors = kPageTokens / kLanes;
-constexpr int kRows = kAccumulators / 2;  // most rows at a time: with two vectors each they fill the registers
-constexpr int kState = 16;                // room for the numbers of kRows rows, in whole vectors
+constexpr int kRows =
+    kAccumulators / 2;      // most rows at a time: with two vectors each they fill the registers
+constexpr int kState = 16;  // room for the numbers of kRows rows, in whole vectors
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLowest = -3.4e38F;
 
@@ -133,8 +134,8 @@ SVIP_INLINE void clear(F (&acc)[MR][NV]) {
   }
 }
 
-// Two pages of one head that will be read later.  What is read once waits for memory, what many rows share waits for
-// arithmetic: fetching the former during the latter makes a frontier half as long again as fast.
+// Two pages of one head that will be read later.  What is read once waits for memory, what many rows share
+// waits for arithmetic: fetching the former during the latter makes a frontier half as long again as fast.
 struct Ahead {
   const std::byte *a, *b;
 
@@ -151,8 +152,8 @@ struct Ahead {
 
 // Scores of MR rows against NV vectors of tokens, from vector `first` of the tile on.
 template <class E, int MR, int NV>
-SVIP_INLINE void multiply_keys(const typename E::A* q, const Tile& tile, int first, int width, float (*s)[kTileTokens],
-                               Ahead ahead) {
+SVIP_INLINE void multiply_keys(const typename E::A* q, const Tile& tile, int first, int width,
+                               float (*s)[kTileTokens], Ahead ahead) {
   F acc[MR][NV];
   clear(acc);
   const typename E::B* k[NV];
@@ -180,7 +181,8 @@ SVIP_INLINE void multiply_values(const typename E::A* p, const Tile& tile, int c
   F acc[MR][NV];
   clear(acc);
   for (int first = 0; first < tile.n_tokens; first += kPageTokens) {
-    const auto* const values = reinterpret_cast<const typename E::B*>(tile.page[first / kPageTokens]) + kPageTokens * width;
+    const auto* const values =
+        reinterpret_cast<const typename E::B*>(tile.page[first / kPageTokens]) + kPageTokens * width;
     const typename E::B* v[NV];
 #pragma GCC unroll 8
     for (int j = 0; j < NV; ++j) v[j] = values + (c + j * kLanes) * E::kPair;
@@ -202,8 +204,8 @@ SVIP_INLINE void multiply_values(const typename E::A* p, const Tile& tile, int c
 }
 
 template <class E, int MR, int NV>
-SVIP_INLINE void all_keys(const Block& b, const typename E::A* q, const Tile& tile, float (*s)[kTileTokens], int first,
-                          const std::byte* const*& ahead) {
+SVIP_INLINE void all_keys(const Block& b, const typename E::A* q, const Tile& tile, float (*s)[kTileTokens],
+                          int first, const std::byte* const*& ahead) {
   const int end = (tile.n_tokens + kLanes - 1) / kLanes;
   while (end - first >= NV) {
     const std::byte* const one = ahead < b.ahead_end ? *ahead++ : tile.page[0];
@@ -233,10 +235,11 @@ inline void fill_bias(const float* table, const std::uint8_t* segments, int n, b
   for (int t = n; t < kTileTokens; ++t) bias[t] = 0.0F;
 }
 
-// Replaces scores by weights and returns their maximum and sum.  The bias is taken from the maximum rather than
-// added to the scores: however large it is, differences between scores keep all their digits.
+// Replaces scores by weights and returns their maximum and sum.  The bias is taken from the maximum rather
+// than added to the scores: however large it is, differences between scores keep all their digits.
 template <class E, bool FULL>
-SVIP_INLINE void weigh(float* s, typename E::A* p, int n, const float* bias, float uniform, float& m, float& l) {
+SVIP_INLINE void weigh(float* s, typename E::A* p, int n, const float* bias, float uniform, float& m,
+                       float& l) {
   const int end = FULL ? kTileTokens / kLanes : (n + kLanes - 1) / kLanes;
   if (!FULL) {
     float* const last = s + (end - 1) * kLanes;
@@ -257,7 +260,8 @@ SVIP_INLINE void weigh(float* s, typename E::A* p, int n, const float* bias, flo
   l = sum(total);
 }
 
-// The factors that bring two states to their common maximum, row by row; m and l become those of the merged state.
+// The factors that bring two states to their common maximum, row by row; m and l become those of the merged
+// state.
 inline void merge_factors(float* m, float* l, const float* m2, const float* l2, float* old, float* fresh) {
   for (int i = 0; i < kState; i += kLanes) {
     const F a = load(m + i), b = load(m2 + i), top = max(a, b), from = max(top, all(kLowest));
@@ -280,10 +284,12 @@ SVIP_INLINE const typename E::A* queries(const Block& b) {
 
 // One tile for MR rows from `row` on.
 template <class E, int MR>
-void attend_rows(const Block& b, const Span& span, const Tile& tile, int index, int row, const std::byte* const*& ahead) {
+void attend_rows(const Block& b, const Span& span, const Tile& tile, int index, int row,
+                 const std::byte* const*& ahead) {
   alignas(64) float s[MR][kTileTokens];
   alignas(64) typename E::A p[MR][kTileTokens];
-  alignas(64) float m[kState] = {}, l[kState] = {}, m2[kState] = {}, l2[kState] = {}, old[kState], fresh[kState];
+  alignas(64) float m[kState] = {}, l[kState] = {}, m2[kState] = {}, l2[kState] = {}, old[kState],
+                    fresh[kState];
   alignas(64) float bias[kTileTokens];
 
   constexpr int kVectors = most_vectors(MR) < kTileTokens / kLanes ? most_vectors(MR) : kTileTokens / kLanes;
@@ -319,23 +325,36 @@ template <class E>
 SVIP_INLINE void attend_some(int rows, const Block& b, const Span& span, const Tile& tile, int index, int row,
                              const std::byte* const*& ahead) {
   switch (rows) {
-    case 1: return attend_rows<E, 1>(b, span, tile, index, row, ahead);
-    case 2: return attend_rows<E, 2>(b, span, tile, index, row, ahead);
-    case 3: return attend_rows<E, 3>(b, span, tile, index, row, ahead);
-    case 4: return attend_rows<E, 4>(b, span, tile, index, row, ahead);
-    case 5: return attend_rows<E, 5>(b, span, tile, index, row, ahead);
+    case 1:
+      return attend_rows<E, 1>(b, span, tile, index, row, ahead);
+    case 2:
+      return attend_rows<E, 2>(b, span, tile, index, row, ahead);
+    case 3:
+      return attend_rows<E, 3>(b, span, tile, index, row, ahead);
+    case 4:
+      return attend_rows<E, 4>(b, span, tile, index, row, ahead);
+    case 5:
+      return attend_rows<E, 5>(b, span, tile, index, row, ahead);
 #if defined(__AVX512F__) || defined(__AVX2__) || defined(__ARM_NEON)
-    case 6: return attend_rows<E, 6>(b, span, tile, index, row, ahead);
+    case 6:
+      return attend_rows<E, 6>(b, span, tile, index, row, ahead);
 #endif
 #if defined(__AVX512F__) || defined(__ARM_NEON)
-    case 7: return attend_rows<E, 7>(b, span, tile, index, row, ahead);
-    case 8: return attend_rows<E, 8>(b, span, tile, index, row, ahead);
-    case 9: return attend_rows<E, 9>(b, span, tile, index, row, ahead);
-    case 10: return attend_rows<E, 10>(b, span, tile, index, row, ahead);
-    case 11: return attend_rows<E, 11>(b, span, tile, index, row, ahead);
-    case 12: return attend_rows<E, 12>(b, span, tile, index, row, ahead);
+    case 7:
+      return attend_rows<E, 7>(b, span, tile, index, row, ahead);
+    case 8:
+      return attend_rows<E, 8>(b, span, tile, index, row, ahead);
+    case 9:
+      return attend_rows<E, 9>(b, span, tile, index, row, ahead);
+    case 10:
+      return attend_rows<E, 10>(b, span, tile, index, row, ahead);
+    case 11:
+      return attend_rows<E, 11>(b, span, tile, index, row, ahead);
+    case 12:
+      return attend_rows<E, 12>(b, span, tile, index, row, ahead);
 #endif
-    default: return;
+    default:
+      return;
   }
 }
 
@@ -345,7 +364,8 @@ void attend(const Block& b) {
   for (int i = 0; i < b.n_spans; ++i) {
     const Span& span = b.spans[i];
     // Equal groups: 13 rows are 7 and 6, not 12 and 1.
-    const int rows = span.end - span.begin, groups = (rows + kRows - 1) / kRows, size = (rows + groups - 1) / groups;
+    const int rows = span.end - span.begin, groups = (rows + kRows - 1) / kRows,
+              size = (rows + groups - 1) / groups;
     for (int first = 0; first < span.n_tokens; first += kTileTokens) {
       Tile tile{};
       tile.n_tokens = span.n_tokens - first < kTileTokens ? span.n_tokens - first : kTileTokens;
@@ -360,8 +380,10 @@ void attend(const Block& b) {
   }
 }
 
-void merge(float* m, float* l, float* o, const float* m2, const float* l2, const float* o2, int padded_width) {
-  alignas(64) float a[kState] = {*m}, b[kState] = {*l}, c[kState] = {*m2}, d[kState] = {*l2}, old[kState], fresh[kState];
+void merge(float* m, float* l, float* o, const float* m2, const float* l2, const float* o2,
+           int padded_width) {
+  alignas(64) float a[kState] = {*m}, b[kState] = {*l}, c[kState] = {*m2}, d[kState] = {*l2}, old[kState],
+                    fresh[kState];
   merge_factors(a, b, c, d, old, fresh);
   *m = a[0];
   *l = b[0];
@@ -398,7 +420,8 @@ float decide(float* o, float l, const svip::Weights& head) {
     F z[kPageVectors];
     for (int j = 0; j < kPageVectors; ++j) z[j] = load(head.c + unit + j * kLanes);
     for (int i = 0; i < head.padded_width; ++i) {
-      for (int j = 0; j < kPageVectors; ++j) z[j] = fma(all(o[i]), load(w + i * kPageTokens + j * kLanes), z[j]);
+      for (int j = 0; j < kPageVectors; ++j)
+        z[j] = fma(all(o[i]), load(w + i * kPageTokens + j * kLanes), z[j]);
     }
     for (int j = 0; j < kPageVectors; ++j) total = fma(load(head.u + unit + j * kLanes), gelu(z[j]), total);
   }

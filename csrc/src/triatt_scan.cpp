@@ -49,7 +49,8 @@ bool has(const Scan& scan, std::int32_t node, bool step) {
   return false;
 }
 
-// State of the node's own step tokens, with no bias, or of its other tokens; the rest is hidden by a bias of -inf.
+// State of the node's own step tokens, with no bias, or of its other tokens; the rest is hidden by a bias of
+// -inf.
 void own_state(const Scan& scan, Scratch& mine, int node, int head, bool step) {
   const std::int32_t index = scan.first + node;
   const States& to = step ? scan.steps : scan.fixed;
@@ -57,12 +58,19 @@ void own_state(const Scan& scan, Scratch& mine, int node, int head, bool step) {
   if (has(scan, index, step)) {
     float bias[kTriattDimensions][4];
     for (int c = 0; c < kTriattDimensions; ++c) {
-      for (int s = 0; s < 4; ++s) bias[c][s] = (s >= kStep) != step ? -kInfinity : step ? 0.0F : scan.bias[c][s];
+      for (int s = 0; s < 4; ++s)
+        bias[c][s] = (s >= kStep) != step ? -kInfinity : step ? 0.0F : scan.bias[c][s];
     }
-    const Span span{scan.tree.pages(index), scan.tree.segments(index), scan.tree.tile_classes(index),
-                    scan.tree.n_tokens(index), 0, 0, scan.shared};
-    scan.attend({&span, 1, scan.padded, scan.tree.pool()->head_bytes() * static_cast<std::size_t>(head), bias, head,
-                 scan.shared, scan.q + head * kRow, scan.q_pairs + head * kRow, mine.m, mine.l, mine.o, nullptr, nullptr});
+    const Span span{scan.tree.pages(index),
+                    scan.tree.segments(index),
+                    scan.tree.tile_classes(index),
+                    scan.tree.n_tokens(index),
+                    0,
+                    0,
+                    scan.shared};
+    scan.attend({&span, 1, scan.padded, scan.tree.pool()->head_bytes() * static_cast<std::size_t>(head), bias,
+                 head, scan.shared, scan.q + head * kRow, scan.q_pairs + head * kRow, mine.m, mine.l, mine.o,
+                 nullptr, nullptr});
   }
   for (int r = 0; r < scan.shared; ++r) {
     to.m(node, head + r) = mine.m[r];
@@ -71,10 +79,10 @@ void own_state(const Scan& scan, Scratch& mine, int node, int head, bool step) {
   }
 }
 
-// Adds to (m, l, o) a state whose logits all rise by `bias`.  What the new maximum loses by rounding is given back
-// to the weights, so that a large bias costs no digits.
-void add(const Scan& scan, float& m, float& l, float* o, const States& from, int node, int dimension, float bias,
-         float* room) {
+// Adds to (m, l, o) a state whose logits all rise by `bias`.  What the new maximum loses by rounding is given
+// back to the weights, so that a large bias costs no digits.
+void add(const Scan& scan, float& m, float& l, float* o, const States& from, int node, int dimension,
+         float bias, float* room) {
   if (from.m(node, dimension) == -kInfinity && from.l(node, dimension) == 0.0F) return;  // no tokens
   const float old = from.m(node, dimension), risen = old + bias;
   const float shift = risen - old, lost = (old - (risen - shift)) + (bias - shift);
@@ -87,13 +95,15 @@ void add(const Scan& scan, float& m, float& l, float* o, const States& from, int
 
 }  // namespace
 
-void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, const float* q, const TriattHead& head,
-                  TriattState base, bool roots_continue, const TriattOut& out, const TriattOptions& options) {
+void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, const float* q,
+                  const TriattHead& head, TriattState base, bool roots_continue, const TriattOut& out,
+                  const TriattOptions& options) {
   const std::shared_lock lock(tree.mutex);
   const auto lease = tree.pool()->lease();
   if (first < 0 || last < first || last > tree.size()) {
-    throw std::out_of_range("`first` and `last` must be 0 <= first <= last <= " + std::to_string(tree.size()) +
-                            "; got " + std::to_string(first) + " and " + std::to_string(last) + ".");
+    throw std::out_of_range(
+        "`first` and `last` must be 0 <= first <= last <= " + std::to_string(tree.size()) + "; got " +
+        std::to_string(first) + " and " + std::to_string(last) + ".");
   }
   check_width(tree, head.width());
   const int count = last - first;
@@ -106,11 +116,12 @@ void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, 
     const std::int32_t parent = tree.parent(node);
     const bool continues = parent < 0 ? roots_continue : parent < first;
     if (continues && !based) {
-      throw std::invalid_argument("`state` must be given: node " + std::to_string(node) + " continues from an earlier one.");
+      throw std::invalid_argument("`state` must be given: node " + std::to_string(node) +
+                                  " continues from an earlier one.");
     }
     if (!roots_continue && tree.path_tokens(node) == 0) {
-      throw std::invalid_argument("every path must hold at least one token; that of node " + std::to_string(node) +
-                                  " has none.");
+      throw std::invalid_argument("every path must hold at least one token; that of node " +
+                                  std::to_string(node) + " has none.");
     }
     tokens += tree.n_tokens(node);
   }
@@ -126,16 +137,28 @@ void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, 
   for (int c = 0; c < kTriattDimensions; ++c) {
     float* const to = memory + 3 * size + c * kRow;
     std::fill_n(to, padded, 0.0F);
-    for (int i = 0; i < head.width(); ++i) to[i] = q[c * head.width() + i] / std::sqrt(static_cast<float>(head.width()));
+    for (int i = 0; i < head.width(); ++i)
+      to[i] = q[c * head.width() + i] / std::sqrt(static_cast<float>(head.width()));
     for (int i = 0; i < padded; ++i) work.pairs[static_cast<std::size_t>(c * kRow + i)] = narrow(to[i]);
   }
-  const Scan scan{tree, simd_tier(), attend, first, count, shared, head.width(), padded, head.bias_, memory + 3 * size,
-                  work.pairs.data(), States(memory, padded), States(memory + size, padded),
+  const Scan scan{tree,
+                  simd_tier(),
+                  attend,
+                  first,
+                  count,
+                  shared,
+                  head.width(),
+                  padded,
+                  head.bias_,
+                  memory + 3 * size,
+                  work.pairs.data(),
+                  States(memory, padded),
+                  States(memory + size, padded),
                   States(memory + 2 * size, padded)};
 
   const int chunks = (count + kChunk - 1) / kChunk;
-  const int threads =
-      std::min(threads_for(12.0 * head.width() * static_cast<double>(tokens), options), chunks * kTriattDimensions);
+  const int threads = std::min(threads_for(12.0 * head.width() * static_cast<double>(tokens), options),
+                               chunks * kTriattDimensions);
   work.prepare(threads, kTriattDimensions);
   parallel_for(chunks * heads, threads, [&](int task, int thread) {
     Scratch& mine = work.scratch[static_cast<std::size_t>(thread)];

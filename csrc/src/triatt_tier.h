@@ -7,11 +7,12 @@
 
 namespace svip {
 
-// Floats between two rows of queries or outputs: the widest head and a cache line, so that rows do not collide.
+// Floats between two rows of queries or outputs: the widest head and a cache line, so that rows do not
+// collide.
 inline constexpr int kRow = 272;
 
-// The tokens of one node, and the rows of the block that see them: [begin, own) as "this step", [own, end) as an
-// earlier one.
+// The tokens of one node, and the rows of the block that see them: [begin, own) as "this step", [own, end) as
+// an earlier one.
 struct Span {
   std::byte* const* pages;
   const std::uint8_t* segments;
@@ -25,13 +26,13 @@ struct Block {
   const Span* spans;
   std::int32_t n_spans;
   std::int32_t padded_width;
-  std::size_t head_offset;           // of the K/V head within a page, in bytes
-  const float (*bias)[4];            // [dimension][question, image, earlier step, this step]
+  std::size_t head_offset;  // of the K/V head within a page, in bytes
+  const float (*bias)[4];   // [dimension][question, image, earlier step, this step]
   std::int32_t dimension, n_dimensions;
   const float* q;
-  const std::uint16_t* q_pairs;      // the queries in bfloat16, same stride; for dot products only
-  float *m, *l, *o;                  // state, o with stride kRow
-  const std::byte* const* ahead;     // pages that will be read later, to be fetched meanwhile
+  const std::uint16_t* q_pairs;   // the queries in bfloat16, same stride; for dot products only
+  float *m, *l, *o;               // state, o with stride kRow
+  const std::byte* const* ahead;  // pages that will be read later, to be fetched meanwhile
   const std::byte* const* ahead_end;
 };
 
@@ -48,7 +49,8 @@ struct Tier {
   void (*attend_bfloat16)(const Block&);
   void (*attend_dots)(const Block&);  // bfloat16 products, or null
   // state (m, l, o) of `rows` rows <- its merge with another one.
-  void (*merge)(float* m, float* l, float* o, const float* m2, const float* l2, const float* o2, int padded_width);
+  void (*merge)(float* m, float* l, float* o, const float* m2, const float* l2, const float* o2,
+                int padded_width);
   // o <- o / l, and the score of the row.
   float (*decide)(float* o, float l, const Weights&);
 };

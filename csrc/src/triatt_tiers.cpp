@@ -15,7 +15,8 @@ std::vector<const Tier*> usable_tiers() {
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  if (kTierAvx512Bf16 != nullptr && avx512 && __builtin_cpu_supports("avx512bf16")) tiers.push_back(kTierAvx512Bf16);
+  if (kTierAvx512Bf16 != nullptr && avx512 && __builtin_cpu_supports("avx512bf16"))
+    tiers.push_back(kTierAvx512Bf16);
   if (kTierAvx512 != nullptr && avx512) tiers.push_back(kTierAvx512);
   if (kTierAvx2 != nullptr && avx2) tiers.push_back(kTierAvx2);
 #endif
@@ -41,7 +42,8 @@ const Tier& simd_tier() {
   if (std::string(wanted) == "baseline") return *tiers.back();
   std::string known = "baseline";
   for (const Tier* const tier : tiers) known += std::string(", ") + tier->name;
-  throw std::invalid_argument("`SVIP_SIMD` must be one of " + known + " on this processor; got '" + wanted + "'.");
+  throw std::invalid_argument("`SVIP_SIMD` must be one of " + known + " on this processor; got '" + wanted +
+                              "'.");
 }
 
 std::string simd_tier_name() { return simd_tier().name; }

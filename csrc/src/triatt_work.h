@@ -61,8 +61,8 @@ struct Triatt::Workspace {
   Buffer state;                      // scan: of every node
   std::vector<std::uint16_t> pairs;  // scan: its queries
 
-  // One scratch a thread, each with room for so many rows and for whatever any of them has needed so far: which thread
-  // gets which task is chance, and must not decide whether a call allocates.
+  // One scratch a thread, each with room for so many rows and for whatever any of them has needed so far:
+  // which thread gets which task is chance, and must not decide whether a call allocates.
   void prepare(int threads, int rows) {
     if (static_cast<int>(scratch.size()) < threads) scratch.resize(static_cast<std::size_t>(threads));
     std::size_t pairs_needed = 0, spans_needed = 0, ahead_needed = 0;
@@ -82,12 +82,13 @@ struct Triatt::Workspace {
   Weights weights(const TriattHead& head, int dimension) const {
     const auto i = static_cast<std::size_t>(dimension);
     const auto size = static_cast<std::size_t>(head.hidden_ > 0 ? head.padded_hidden_ : head.padded_width_);
-    return {head.u_.data() + i * size,
-            head.hidden_ > 0 ? head.w_.data() + i * size * static_cast<std::size_t>(head.padded_width_) : nullptr,
-            head.hidden_ > 0 ? head.c_.data() + i * size : nullptr,
-            head.b_[i],
-            head.padded_width_,
-            head.padded_hidden_};
+    return {
+        head.u_.data() + i * size,
+        head.hidden_ > 0 ? head.w_.data() + i * size * static_cast<std::size_t>(head.padded_width_) : nullptr,
+        head.hidden_ > 0 ? head.c_.data() + i * size : nullptr,
+        head.b_[i],
+        head.padded_width_,
+        head.padded_hidden_};
   }
 };
 
@@ -106,8 +107,9 @@ inline int threads_for(double flops, const TriattOptions& options) {
 
 inline void check_width(const PagedTree& tree, int width) {
   if (tree.pool()->width() != width) {
-    throw std::invalid_argument("`head` must have the width of the pool, " + std::to_string(tree.pool()->width()) +
-                                "; got " + std::to_string(width) + ".");
+    throw std::invalid_argument("`head` must have the width of the pool, " +
+                                std::to_string(tree.pool()->width()) + "; got " + std::to_string(width) +
+                                ".");
   }
 }
 

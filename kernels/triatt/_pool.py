@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from svip_search import _core
 
 from .. import _dispatch
-
 from ._types import Array, Head, State, TriattOutput, as_indices, check_floats, check_head, library_of
 
 
@@ -42,16 +41,15 @@ class KVPool:
         (1, 3)
     """
 
-    def __init__(
-        self, width: int, *, n_kv_heads: int = 3, dtype: str = "float32", capacity: int | None = None
-    ) -> None:
+    def __init__(self, width: int, *, n_kv_heads: int = 3, dtype: str = "float32", capacity: int | None = None) -> None:
         numbers = {"width": width, "n_kv_heads": n_kv_heads, "capacity": 0 if capacity is None else capacity}
         for name, value in numbers.items():
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 0 <= value < 1 << 62:
                 raise ValueError(f"`{name}` must be a whole number of at least 0; got {value!r}.")
         if width > 256:
             raise ValueError(f"`width` must be 1..256; got {width}.")
-        self._core = _core.KVPool(int(width), min(int(n_kv_heads), 99), str(dtype), -1 if capacity is None else capacity)
+        most = -1 if capacity is None else capacity
+        self._core = _core.KVPool(int(width), min(int(n_kv_heads), 99), str(dtype), most)
         self.dtype = str(dtype)
 
     @property
@@ -222,7 +220,14 @@ class PagedTree:
         check_floats("q", q, (3, width) if len(getattr(q, "shape", ())) == 2 else (len(nodes), 3, width))
         with _Translated():
             scores, att, *state = self._core.score(
-                nodes, to_float32("q", q), _packed(head), bool(return_att), bool(return_state), _threads(threads), 0, bool(dots)
+                nodes,
+                to_float32("q", q),
+                _packed(head),
+                bool(return_att),
+                bool(return_state),
+                _threads(threads),
+                0,
+                bool(dots),
             )
         _dispatch.count("triatt", "cpu")
         return TriattOutput(scores, att, State(*state) if return_state else None)

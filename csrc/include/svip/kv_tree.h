@@ -1,21 +1,21 @@
 // Keys and values of a tree of reasoning steps, in pages, and the work list of an attention over it.
 //
-// In words.  A pool hands out pages of 16 tokens; a node of a tree owns the pages of its own tokens and is read by
-// all its descendants, so a token is stored once however many paths lead through it.  Trees only grow: a node
-// never changes, and `free` gives its pages back as soon as no living descendant needs them.
+// In words.  A pool hands out pages of 16 tokens; a node of a tree owns the pages of its own tokens and is
+// read by all its descendants, so a token is stored once however many paths lead through it.  Trees only
+// grow: a node never changes, and `free` gives its pages back as soon as no living descendant needs them.
 //
-// A page holds, for each K/V head, its keys transposed and then its values, so that one vector register takes the
-// same component of 16 keys, or 16 components of one value, without any shuffling:
+// A page holds, for each K/V head, its keys transposed and then its values, so that one vector register takes
+// the same component of 16 keys, or 16 components of one value, without any shuffling:
 //
 //     float32    keys [width][16]            values [16][width]
 //     bfloat16   keys [width / 2][16][2]     values [8][width][2]
 //
-// (in bfloat16 two neighbours stand together, which is what dot-product instructions take, and what splits into
-// two float32 vectors with a shift and a mask).  Widths are padded with zeros to a multiple of 16, and so are the
-// tokens of a node's last page.
+// (in bfloat16 two neighbours stand together, which is what dot-product instructions take, and what splits
+// into two float32 vectors with a shift and a mask).  Widths are padded with zeros to a multiple of 16, and
+// so are the tokens of a node's last page.
 //
-// The plan of a frontier sorts its nodes so that the members of every subtree are neighbours.  A node's tokens are
-// then visible to one range of sorted rows, and no mask is ever stored:
+// The plan of a frontier sorts its nodes so that the members of every subtree are neighbours.  A node's
+// tokens are then visible to one range of sorted rows, and no mask is ever stored:
 //
 //     needed  = the frontier and all its ancestors
 //     count   = from the leaves up: own rows + rows of the children
@@ -99,10 +99,10 @@ class PagedTree {
   const std::shared_ptr<KVPool>& pool() const { return pool_; }
   std::int32_t size() const { return static_cast<std::int32_t>(parent_.size()); }
 
-  // Adds nodes with consecutive indices and returns the first.  Node i has the tokens token_ptr[i]:token_ptr[i + 1]
-  // of the sources and hangs under parent[i], -1 for a root; a parent stands before its children.
-  // Throws std::invalid_argument, std::out_of_range (no such parent), std::logic_error (freed or closed) or
-  // std::length_error (pool full), and then leaves the tree as it was.
+  // Adds nodes with consecutive indices and returns the first.  Node i has the tokens
+  // token_ptr[i]:token_ptr[i + 1] of the sources and hangs under parent[i], -1 for a root; a parent stands
+  // before its children. Throws std::invalid_argument, std::out_of_range (no such parent), std::logic_error
+  // (freed or closed) or std::length_error (pool full), and then leaves the tree as it was.
   std::int32_t extend(std::span<const std::int32_t> parent, std::span<const std::int64_t> token_ptr,
                       std::span<const std::uint8_t> segment, const KVSource& k, const KVSource& v);
 
@@ -121,7 +121,9 @@ class PagedTree {
   std::byte* const* pages(std::int32_t node) const { return page_table_.data() + page_begin_[index(node)]; }
   const std::uint8_t* segments(std::int32_t node) const { return segment_.data() + token_ptr_[index(node)]; }
   // Of each tile of a node: the class that all its tokens share, or kMixed.
-  const std::uint8_t* tile_classes(std::int32_t node) const { return tile_class_.data() + tile_begin_[index(node)]; }
+  const std::uint8_t* tile_classes(std::int32_t node) const {
+    return tile_class_.data() + tile_begin_[index(node)];
+  }
   bool freed(std::int32_t node) const { return freed_[index(node)] != 0; }
   // Tokens on the path root -> node.
   std::int64_t path_tokens(std::int32_t node) const { return path_tokens_[index(node)]; }
@@ -157,7 +159,8 @@ class Plan {
  public:
   // `frontier` holds valid nodes, repeats allowed; a parent has a smaller index than its children.
   void sort(std::span<const std::int32_t> parent, std::span<const std::int32_t> frontier);
-  // Cuts the sorted rows into blocks; block b needs nodes()[items()[i]] for i in item_ptr()[b]:item_ptr()[b + 1].
+  // Cuts the sorted rows into blocks; block b needs nodes()[items()[i]] for i in item_ptr()[b]:item_ptr()[b +
+  // 1].
   void cut(std::int32_t block);
 
   std::span<const std::int32_t> order() const { return order_; }  // row -> position in the frontier
