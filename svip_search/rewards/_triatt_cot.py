@@ -6,13 +6,15 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from .._types import DIMENSIONS
 
 if TYPE_CHECKING:
-    from svip_search.kernels.triatt import Head
+    from svip_search.kernels.triatt import Head, KVTree
 
 C = len(DIMENSIONS)
 
@@ -187,9 +189,63 @@ class TriAttCoT(nn.Module):
         out = torch.einsum("bscl,blcd->bscd", weights, v.expand(-1, -1, C, -1))
         return self._decide(out).masked_fill(~known[..., None], 0.0)
 
+    def forward_tree(
+        self,
+        hidden: Tensor,
+        parent: ArrayLike,
+        token_ptr: ArrayLike,
+        segment: ArrayLike,
+        frontier: ArrayLike | None = None,
+        *,
+        backend: str = "auto",
+    ) -> Tensor:
+        """Return the logits of nodes of a tree of candidates with shared beginnings; differentiable.
+
+        Equal to ``forward`` on every path, but a token is projected, attended to and differentiated
+        once, however many paths lead through it.
+
+        Args:
+            hidden: [T, D], hidden states of the tokens, node after node.
+            parent: int [N], index of the parent, -1 for a root; a parent stands before its children.
+            token_ptr: int [N + 1]; node n owns tokens ``token_ptr[n]:token_ptr[n + 1]``.
+            segment: int [T], 0 question, 1 image, 2 step.
+            frontier: int [M], the nodes to judge, each by its last token (the separator); any order,
+                repeats allowed.  Default: all nodes but the roots, which are prompts.
+            backend: as in ``svip_search.kernels.triatt.triatt``.
+
+        Returns:
+            Logits [M, 3] in the order of ``frontier``.  The rewards are their sigmoids.
+
+        Raises:
+            ValueError, TypeError: an argument does not fit; the message names it.
+            BackendUnavailable: a backend asked for by name cannot run here.
+
+        Example:
+            >>> import torch
+            >>> head = TriAttCoT(hidden_size=16, head_dim=8)
+            >>> hidden = torch.randn(5, 16)  # a prompt of 2 tokens, then candidates of 2 and 1
+            >>> logits = head.forward_tree(hidden, [-1, 0, 0], [0, 2, 4, 5], [0, 1, 2, 2, 2])
+            >>> logits.shape
+            torch.Size([2, 3])
+        """
+        from svip_search.kernels.triatt import KVTree, triatt
+        from svip_search.kernels.triatt._types import as_indices
+
+        size = self.config.hidden_size
+        if hidden.ndim != 2 or hidden.shape[1] != size:
+            raise ValueError(f"`hidden` must have shape [T, {size}]; got {list(hidden.shape)}.")
+        shape = (len(hidden), -1, self.config.head_dim)
+        tree = KVTree(parent, token_ptr, segment, self.key(hidden).view(shape), self.value(hidden).view(shape))
+        nodes = np.flatnonzero(tree.parent >= 0) if frontier is None else as_indices("frontier", frontier)
+        q = self.queries(hidden[torch.as_tensor(_separators(tree, nodes), device=hidden.device)])
+        head, bias = self.head_parameters(), self.bias
+        # The kernel's scores are rounded to 0 or 1 where a logit is large; its attention outputs are not.
+        out = triatt(tree, nodes, q, head, bias=bias, return_att=True, backend=backend)
+        return self._decide(out.att)
+
     def _decide(self, x: Tensor) -> Tensor:
         if self.config.head == "mlp":
-            x = torch.einsum("cfd,bscd->bscf", self.head_w, x) + self.head_c
+            x = torch.einsum("cfd,...cd->...cf", self.head_w, x) + self.head_c
             x = nn.functional.gelu(x, approximate="tanh")
         return (self.head_u * x).sum(-1) + self.head_b
 
@@ -210,3 +266,15 @@ class TriAttCoT(nn.Module):
     def extra_repr(self) -> str:
         """Return the configuration, for ``repr``."""
         return ", ".join(f"{k}={v!r}" for k, v in asdict(self.config).items())
+
+
+def _separators(tree: KVTree, nodes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the last token of each node."""
+    known = (nodes >= 0) & (nodes < len(tree))
+    place = np.where(known, nodes, 0)
+    first, end = tree.token_ptr[place], tree.token_ptr[place + 1]
+    if (bad := np.flatnonzero(~known | (first == end))).size:
+        i = int(bad[0])
+        raise ValueError(f"`frontier` must hold nodes of the tree that own a token; got frontier[{i}] = {nodes[i]}.")
+    last: NDArray[np.int64] = end - 1
+    return last
