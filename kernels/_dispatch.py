@@ -23,7 +23,8 @@ class Facts:
     """What a backend needs to know about a call to accept or refuse it.
 
     ``device`` is ``"cpu"`` or ``"cuda"``, ``dtype`` the type of keys and values, ``grad`` whether
-    gradients must flow through the call, ``library`` ``"numpy"`` or ``"torch"``, ``precision`` the
+    the backend itself must have gradients (of a returned softmax state or of a scan: scores get theirs
+    through any backend), ``library`` ``"numpy"`` or ``"torch"``, ``precision`` the
     type of the results, and ``width`` the head width d.
     """
 

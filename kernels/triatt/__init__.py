@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -82,9 +83,15 @@ def triatt(
         BackendUnavailable: a backend asked for by name cannot run here.
 
     Notes:
-        Cost 12 d flops per frontier node and token of its path.  The reference backend is
-        deterministic to the last bit in numpy, whatever else is in the tree or the frontier, and
-        differentiable in torch.  Values are not searched for NaN.
+        Cost 12 d flops per frontier node and token of its path.  On the CPU a score is the same to
+        the last bit whatever else is in the tree or the frontier and however many threads run.
+        Keys and values are not searched for NaN: one makes NaN of the scores whose path holds it,
+        and of no others.
+
+        In torch, gradients flow to keys, values, queries, head and bias through any backend: the
+        backward pass also reads a node once for all its descendants and keeps O(tokens + rows)
+        memory.  With ``return_state``, for a second derivative, and in float64 it is the reference
+        alone that has them.
 
     Example:
         >>> import numpy as np
@@ -107,8 +114,15 @@ def triatt(
         check_floats("q", q, (len(nodes), N_DIMENSIONS, tree.width))
     facts = _check_rest(tree, q, head, bias)
     _check_roots_own_tokens(tree)
-    name, module = _dispatch.choose("triatt", backend, facts)
-    out: TriattOutput = module.triatt(tree, nodes, q, head, bias, return_att, return_state)
+    # Only the reference has gradients of its own; through the others they come from `_autograd`, but not the state's.
+    name, module = _dispatch.choose("triatt", backend, replace(facts, grad=facts.grad and return_state))
+    out: TriattOutput
+    if facts.grad and name != "reference":
+        from ._autograd import differentiable
+
+        out = differentiable(module.triatt, tree, nodes, q, head, bias, return_att)
+    else:
+        out = module.triatt(tree, nodes, q, head, bias, return_att, return_state)
     _dispatch.count("triatt", name)
     return out
 

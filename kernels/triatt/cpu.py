@@ -27,7 +27,7 @@ def supports(facts: Facts) -> str:
     if facts.dtype not in ("float32", "bfloat16", "float16") or facts.precision == "float64":
         return "float64 is computed by the reference alone."
     if facts.grad:
-        return "gradients are asked for."
+        return "it has no gradients through a softmax state."
     if facts.width > MAX_WIDTH:
         return f"the head width is {facts.width}, above {MAX_WIDTH}."
     return ""

@@ -97,7 +97,7 @@ def supports(facts: Facts) -> str:
     if facts.device != "cuda":
         return f"it runs on a GPU; the tensors are on the {facts.device}."
     if facts.grad:
-        return "it has no gradients."
+        return "it has no gradients through a softmax state."
     if facts.dtype not in _TYPES:
         return f"`k` must be {', '.join(_TYPES)}; got {facts.dtype}."
     if facts.precision == "float64":

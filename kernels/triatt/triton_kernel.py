@@ -358,7 +358,7 @@ def supports(facts: Facts) -> str:
     if facts.library != "torch":
         return "it takes torch tensors; got numpy arrays."
     if facts.grad:
-        return "it has no gradients."
+        return "it has no gradients through a softmax state."
     if facts.dtype not in _DTYPES or facts.precision != "float32":
         return f"it computes in float32 on {', '.join(_DTYPES)}; got {facts.dtype}, {facts.precision}."
     if facts.width > _WIDEST:

@@ -17,7 +17,8 @@ CALLS: dict[str, dict[str, Any]] = {
     "numpy, float64": {"dtype": "float64", "precision": "float64"},
     "torch on the CPU, float32": {"library": "torch"},
     "torch on the CPU, bfloat16": {"library": "torch", "dtype": "bfloat16"},
-    "torch on the CPU, training": {"library": "torch", "grad": True},
+    "torch on the CPU, training": {"library": "torch"},
+    "torch on the CPU, training through a scan": {"library": "torch", "grad": True},
     "torch on a GPU, float32": {"library": "torch", "device": "cuda"},
     "torch on a GPU, bfloat16": {"library": "torch", "device": "cuda", "dtype": "bfloat16"},
 }

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from svip_search import _core
-from svip_search.kernels.triatt import STEP, Head, KVTree, State, TriattOutput, _autograd, cpu, reference
+from svip_search import _core, kernels
+from svip_search._errors import BackendUnavailable
+from svip_search.kernels.triatt import STEP, Head, KVTree, State, TriattOutput, _autograd, cpu, reference, triatt
 from svip_search.kernels.triatt._autograd import differentiable
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -411,3 +412,26 @@ def test_a_wide_tree_in_float32(constant):
     assert_same(call.found(), call.expected(), 1e-5)
     again = call.found()
     assert all(torch.equal(a, again[n]) for n, a in call.found().items())
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_the_public_call_trains_through_the_fast_backend(kind):
+    call = Call(make_tree("random", 3, D), kind, dtype=torch.float32)
+    tree, frontier, q, head, bias = call.arguments()
+    kernels.reset_counts()
+    out = triatt(tree, frontier, q, head, bias=bias, return_att=True)
+    assert kernels.counts() == {"triatt": {"cpu": 1}}
+    assert out.state is None
+    assert_same(dict(zip(call.leaves, torch.autograd.grad(call.loss(out), call.leaves.values()), strict=True)),
+                call.expected(), 1e-5)  # fmt: skip
+
+
+def test_what_only_the_reference_differentiates_goes_there():
+    call = Call(make_tree("random", 3, D), dtype=torch.float32)
+    tree, frontier, q, head, bias = call.arguments()
+    kernels.reset_counts()
+    state = triatt(tree, frontier, q, head, bias=bias, return_state=True).state
+    assert kernels.counts() == {"triatt": {"reference": 1}}
+    assert state.m.requires_grad
+    with pytest.raises(BackendUnavailable, match="'cpu' cannot run triatt: it has no gradients through a softmax"):
+        triatt(tree, frontier, q, head, bias=bias, return_state=True, backend="cpu")

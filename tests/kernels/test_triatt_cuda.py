@@ -359,7 +359,7 @@ def test_a_graph_replays_with_new_queries(cuda):
     [
         (Facts(), "it takes torch tensors; got numpy arrays."),
         (Facts(library="torch"), "it runs on a GPU; the tensors are on the cpu."),
-        (Facts("cuda", grad=True, library="torch"), "it has no gradients."),
+        (Facts("cuda", grad=True, library="torch"), "it has no gradients through a softmax state."),
         (Facts("cuda", "float64", library="torch"), "`k` must be float32, bfloat16, float16; got float64."),
         (Facts("cuda", library="torch", precision="float64"), "it computes in float32; `q` is float64."),
         (Facts("cuda", library="torch", width=257), "the width d must be at most 256; got 257."),
