@@ -9,6 +9,8 @@ from pathlib import Path
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
+CUDA = "_triatt_cuda.so"
+
 
 class BuildCore(build_ext):
     """Drives CMake over csrc/ and places the module _core, and the CUDA backend if there is one, in svip_search/."""
@@ -40,7 +42,13 @@ class BuildCore(build_ext):
         build = ["cmake", "--build", str(work), "--config", "Release", "--target", "_core"]
         subprocess.run([*build, "--parallel", jobs], check=True)
         place(next((work / "module").glob("_core*")), target)
-        self.build_cuda(source, work.parent / "cuda", target.parent / "_triatt_cuda.so")
+        self.build_cuda(source, work.parent / "cuda", target.parent / CUDA)
+
+    def copy_extensions_to_source(self) -> None:
+        """For an editable installation: setuptools copies the module, and this the library beside it."""
+        super().copy_extensions_to_source()
+        if (built := Path(self.build_lib) / "svip_search" / CUDA).exists():
+            place(built, Path(__file__).resolve().parent / "svip_search" / CUDA)
 
     def build_cuda(self, source: Path, work: Path, target: Path) -> None:
         """Build the CUDA backend where nvcc is found; SVIP_CUDA=OFF leaves it out, SVIP_CUDA=ON demands it."""

@@ -151,16 +151,32 @@ def show(figures: Figures) -> None:
 def publish(path: Path) -> None:
     """Put the table of a record into the documentation, and draw the roofline."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    if not DOCS.exists() or BEGIN not in (text := DOCS.read_text(encoding="utf-8")):
-        print(f"no table written: {DOCS.name} has no line {BEGIN}")
-    else:
-        before, rest = text.split(BEGIN)
-        DOCS.write_text(before + BEGIN + "\n" + markdown(record) + END + rest.split(END)[1], encoding="utf-8")
-        print(f"table: {DOCS}")
+    _replace(BEGIN, END, markdown(record))
     if plot(record, IMAGE):
         print(f"roofline: {IMAGE}")
     else:
         print("no roofline drawn: pip install matplotlib")
+
+
+def publish_accuracy(path: Path) -> None:
+    """Put the table of a record of `accuracy.py` into the documentation."""
+    found = json.loads(path.read_text(encoding="utf-8"))["figures"]["rows"]
+    inputs = [key for key in found[0] if key not in ("who", "dtype")]
+    rows = [["", "keys, values", *(f"{name}: {of}" for name in inputs for of in ("attention", "score"))]]
+    for row in found:
+        values = (f"{row[name][of]:.1e}" for name in inputs for of in ("att", "scores"))
+        rows.append([row["who"], row["dtype"], *values])
+    _replace(BEGIN.replace("table", "accuracy"), END.replace("table", "accuracy"), _markdown_table(rows))
+
+
+def _replace(begin: str, end: str, text: str) -> None:
+    """Put text between two lines of the documentation."""
+    if not DOCS.exists() or begin not in (old := DOCS.read_text(encoding="utf-8")):
+        print(f"no table written: {DOCS.name} has no line {begin}")
+        return
+    before, rest = old.split(begin)
+    DOCS.write_text(before + begin + "\n" + text + end + rest.split(end)[1], encoding="utf-8")
+    print(f"table: {DOCS}")
 
 
 def markdown(record: Figures) -> str:
