@@ -285,6 +285,32 @@ def test_models_lists_the_cards(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_p
     assert json.loads(run("models", "--json")[1])[0]["name"] == "puzzle-nano"
 
 
+def test_kernels_says_what_runs_and_why(run: Run) -> None:
+    code, out, err = run("kernels")
+    assert (code, err) == (0, "")
+    found = json.loads(run("kernels", "--json")[1])
+    for part in (found["machine"], found["chosen"]["triatt"], found["reasons"]["triatt"]):
+        for name in part:
+            assert name in out
+    assert found["chosen"]["triatt"]["numpy, float32"] == "cpu"
+    assert found["chosen"]["triatt"]["numpy, float64"] == "reference"
+    assert "(in use)" in found["machine"]["SIMD tiers"]
+
+
+def test_kernels_without_a_gpu_offers_none(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svip_search.cli.kernels._gpu_names", list)
+    found = json.loads(run("kernels", "--json")[1])
+    assert found["chosen"]["triatt"]["torch on a GPU, bfloat16"] == ""
+    assert found["machine"]["GPU"] == "none that torch can use"
+
+
+def test_kernels_shows_the_tier_that_was_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SVIP_SIMD", "baseline")
+    tiers = json.loads(run("kernels", "--json")[1])["machine"]["SIMD tiers"].split(";")[0].split(", ")
+    assert tiers[-1].endswith("(in use)")
+    assert sum("(in use)" in tier for tier in tiers) == 1
+
+
 def test_version_and_help(run: Run) -> None:
     assert run("--version")[1].startswith("svip-search 0.")
     for words in ([], ["--help"], ["solve", "--help"], ["evaluate", "--help"]):

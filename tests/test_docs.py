@@ -1,4 +1,4 @@
-"""Every example runs: those of the docstrings, of the README and the demo."""
+"""Every example runs: those of the docstrings, of the README, of the pages and the demo."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEED_MODELS = re.compile(r"load_policy\(|load_reward\(|list_models\(")
 
 @pytest.mark.parametrize("name", ["svip_search", *MODULES])
 def test_docstring_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if importlib.util.find_spec(name) is None or name.endswith("._core"):
+    if importlib.util.find_spec(name) is None or name.endswith(("._core", "._triatt_cuda")):
         pytest.skip("compiled")
     try:
         module = importlib.import_module(name)
@@ -51,18 +51,19 @@ def python_blocks(path: Path) -> list[tuple[str, bool]]:
     return [(code, bool(mark)) for mark, code in found]
 
 
-@pytest.mark.parametrize(("code", "needs_models"), python_blocks(ROOT / "README.md"))
-def test_readme_examples_run(code: str, needs_models: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize(("code", "needs_models"), [block for page in PAGES for block in python_blocks(page)])
+def test_examples_of_the_pages_run(code: str, needs_models: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if needs_models and not HAVE_MODELS:
         pytest.skip(NO_MODELS)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    exec(compile(code, "example", "exec"), {"__name__": "example"})
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name
-)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
         if not target.startswith("http"):

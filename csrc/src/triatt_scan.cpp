@@ -38,6 +38,8 @@ struct Scan {
   const float* q;  // padded and scaled, [3][kRow]
   const std::uint16_t* q_pairs;
   States fixed, steps, passed;  // of question and image tokens, of step tokens, of the whole path
+  TriattState base;
+  bool roots_continue;
 };
 
 bool has(const Scan& scan, std::int32_t node, bool step) {
@@ -93,23 +95,61 @@ void add(const Scan& scan, float& m, float& l, float* o, const States& from, int
   scan.tier.merge(&m, &l, o, &risen, &weight, room, scan.padded);
 }
 
-}  // namespace
-
-void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, const float* q,
-                  const TriattHead& head, TriattState base, bool roots_continue, const TriattOut& out,
-                  const TriattOptions& options) {
-  const std::shared_lock lock(tree.mutex);
-  const auto lease = tree.pool()->lease();
-  if (first < 0 || last < first || last > tree.size()) {
-    throw std::out_of_range(
-        "`first` and `last` must be 0 <= first <= last <= " + std::to_string(tree.size()) + "; got " +
-        std::to_string(first) + " and " + std::to_string(last) + ".");
+// (m, l, o) <- the state that a node continues from: of its parent, from an earlier call, or of no tokens.
+// `root` counts the roots that continue.
+void begin_path(const Scan& scan, int node, int c, float& m, float& l, float* o, int& root) {
+  const std::int32_t parent = scan.tree.parent(scan.first + node);
+  std::fill_n(o, scan.padded, 0.0F);
+  m = -kInfinity;
+  l = 0.0F;
+  if (parent >= scan.first) {
+    m = scan.passed.m(parent - scan.first, c);
+    l = scan.passed.l(parent - scan.first, c);
+    std::copy_n(scan.passed.o(parent - scan.first, c), scan.padded, o);
+  } else if (parent >= 0 || scan.roots_continue) {
+    const auto row = static_cast<std::size_t>((parent >= 0 ? parent : root++) * kTriattDimensions + c);
+    m = scan.base.m[row];
+    l = scan.base.l[row];
+    std::copy_n(scan.base.o + row * static_cast<std::size_t>(scan.width), scan.width, o);
   }
-  check_width(tree, head.width());
-  const int count = last - first;
-  if (count == 0) return;
-  check_out(out, q);
-  const bool based = base.m != nullptr && base.l != nullptr && base.o != nullptr;
+}
+
+// Passes states from parents to children, in the order of the nodes, and writes scores, for one dimension.
+void pass_down(const Scan& scan, Scratch& mine, int c, const Weights& weights, const TriattOut& out) {
+  mine.reserve(2);
+  const auto width = static_cast<std::size_t>(scan.width);
+  int root = 0;
+  for (int node = 0; node < scan.count; ++node) {
+    float &m = scan.passed.m(node, c), &l = scan.passed.l(node, c), *const o = scan.passed.o(node, c);
+    begin_path(scan, node, c, m, l, o, root);
+    add(scan, m, l, o, scan.fixed, node, c, 0.0F, mine.q);
+    // The node's own score sees its steps as "this step"; its children will see them as an earlier one.
+    mine.m[0] = m;
+    mine.l[0] = l;
+    std::copy_n(o, scan.padded, mine.o);
+    add(scan, mine.m[0], mine.l[0], mine.o, scan.steps, node, c, scan.bias[c][kStep + 1], mine.q);
+    add(scan, m, l, o, scan.steps, node, c, scan.bias[c][kStep], mine.q);
+
+    const auto at = static_cast<std::size_t>(node * kTriattDimensions + c);
+    out.scores[at] = scan.tier.decide(mine.o, mine.l[0], weights);
+    if (out.att != nullptr) std::copy_n(mine.o, width, out.att + at * width);
+    if (out.o != nullptr) {
+      out.m[at] = m;
+      out.l[at] = l;
+      std::copy_n(o, width, out.o + at * width);
+    }
+  }
+}
+
+void check_range(const PagedTree& tree, std::int32_t first, std::int32_t last) {
+  if (first >= 0 && last >= first && last <= tree.size()) return;
+  throw std::out_of_range("`first` and `last` must be 0 <= first <= last <= " + std::to_string(tree.size()) +
+                          "; got " + std::to_string(first) + " and " + std::to_string(last) + ".");
+}
+
+// Checks that every path is whole, and returns the number of tokens.
+std::int64_t check_paths(const PagedTree& tree, std::int32_t first, std::int32_t last, bool based,
+                         bool roots_continue) {
   std::int64_t tokens = 0;
   for (std::int32_t node = first; node < last; ++node) {
     tree.check_nodes("nodes", {&node, 1});
@@ -125,25 +165,45 @@ void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, 
     }
     tokens += tree.n_tokens(node);
   }
+  return tokens;
+}
+
+// Writes the queries scaled and padded, as float32 and as bfloat16.
+void load_queries(const float* q, int width, int padded, float* to, std::uint16_t* pairs) {
+  const float scale = std::sqrt(static_cast<float>(width));
+  for (int c = 0; c < kTriattDimensions; ++c, q += width, to += kRow, pairs += kRow) {
+    std::fill_n(to, padded, 0.0F);
+    for (int i = 0; i < width; ++i) to[i] = q[i] / scale;
+    for (int i = 0; i < padded; ++i) pairs[i] = narrow(to[i]);
+  }
+}
+
+}  // namespace
+
+void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, const float* q,
+                  const TriattHead& head, TriattState base, bool roots_continue, const TriattOut& out,
+                  const TriattOptions& options) {
+  const std::shared_lock lock(tree.mutex);
+  const auto lease = tree.pool()->lease();
+  check_range(tree, first, last);
+  check_width(tree, head.width());
+  const int count = last - first;
+  if (count == 0) return;
+  check_out(out, q);
+  const bool based = base.m != nullptr && base.l != nullptr && base.o != nullptr;
+  const std::int64_t tokens = check_paths(tree, first, last, based, roots_continue);
 
   Workspace& work = *work_;
   const KVPool& pool = *tree.pool();
   const int padded = pool.padded_width(), heads = pool.n_kv_heads(), shared = kTriattDimensions / heads;
-  const Attend attend = attend_of(simd_tier(), pool.type(), options.dots);
   const std::size_t size = States::floats(static_cast<std::size_t>(count), padded);
-  const std::size_t queries = kTriattDimensions * kRow;
-  float* const memory = work.state.get(3 * size + queries);
-  work.pairs.assign(queries, 0);
-  for (int c = 0; c < kTriattDimensions; ++c) {
-    float* const to = memory + 3 * size + c * kRow;
-    std::fill_n(to, padded, 0.0F);
-    for (int i = 0; i < head.width(); ++i)
-      to[i] = q[c * head.width() + i] / std::sqrt(static_cast<float>(head.width()));
-    for (int i = 0; i < padded; ++i) work.pairs[static_cast<std::size_t>(c * kRow + i)] = narrow(to[i]);
-  }
+  float* const memory = work.state.get(3 * size + kTriattDimensions * kRow);
+  work.pairs.resize(kTriattDimensions * kRow);
+  load_queries(q, head.width(), padded, memory + 3 * size, work.pairs.data());
+  const Tier& tier = simd_tier();
   const Scan scan{tree,
-                  simd_tier(),
-                  attend,
+                  tier,
+                  attend_of(tier, pool.type(), options.dots),
                   first,
                   count,
                   shared,
@@ -154,7 +214,9 @@ void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, 
                   work.pairs.data(),
                   States(memory, padded),
                   States(memory + size, padded),
-                  States(memory + 2 * size, padded)};
+                  States(memory + 2 * size, padded),
+                  base,
+                  roots_continue};
 
   const int chunks = (count + kChunk - 1) / kChunk;
   const int threads = std::min(threads_for(12.0 * head.width() * static_cast<double>(tokens), options),
@@ -169,46 +231,8 @@ void Triatt::scan(const PagedTree& tree, std::int32_t first, std::int32_t last, 
       own_state(scan, mine, node, task % heads, true);
     }
   });
-
   parallel_for(kTriattDimensions, threads, [&](int c, int thread) {
-    Scratch& mine = work.scratch[static_cast<std::size_t>(thread)];
-    mine.reserve(2);
-    const Weights weights = work.weights(head, c);
-    const auto width = static_cast<std::size_t>(head.width());
-    int root = 0;
-    for (int node = 0; node < count; ++node) {
-      const std::int32_t parent = tree.parent(first + node);
-      float &m = scan.passed.m(node, c), &l = scan.passed.l(node, c), *const o = scan.passed.o(node, c);
-      std::fill_n(o, padded, 0.0F);
-      m = -kInfinity;
-      l = 0.0F;
-      if (parent >= first) {
-        m = scan.passed.m(parent - first, c);
-        l = scan.passed.l(parent - first, c);
-        std::copy_n(scan.passed.o(parent - first, c), padded, o);
-      } else if (parent >= 0 || roots_continue) {
-        const auto row = static_cast<std::size_t>((parent >= 0 ? parent : root++) * kTriattDimensions + c);
-        m = base.m[row];
-        l = base.l[row];
-        std::copy_n(base.o + row * width, width, o);
-      }
-      add(scan, m, l, o, scan.fixed, node, c, 0.0F, mine.q);
-      // The node's own score sees its steps as "this step"; its children will see them as an earlier one.
-      mine.m[0] = m;
-      mine.l[0] = l;
-      std::copy_n(o, padded, mine.o);
-      add(scan, mine.m[0], mine.l[0], mine.o, scan.steps, node, c, head.bias_[c][kStep + 1], mine.q);
-      add(scan, m, l, o, scan.steps, node, c, head.bias_[c][kStep], mine.q);
-
-      const auto at = static_cast<std::size_t>(node * kTriattDimensions + c);
-      out.scores[at] = scan.tier.decide(mine.o, mine.l[0], weights);
-      if (out.att != nullptr) std::copy_n(mine.o, width, out.att + at * width);
-      if (out.o != nullptr) {
-        out.m[at] = m;
-        out.l[at] = l;
-        std::copy_n(o, width, out.o + at * width);
-      }
-    }
+    pass_down(scan, work.scratch[static_cast<std::size_t>(thread)], c, work.weights(head, c), out);
   });
 }
 
