@@ -43,7 +43,9 @@ class Case:
     def but(self, **changes: Any) -> Case:
         """Return a copy with some fields, of the case or of its tree, replaced."""
         inside = {name: changes.pop(name) for name in ("k", "v", "segment") if name in changes}
-        return replace(self, tree=replace(self.tree, **inside) if inside else self.tree, **changes)
+        if inside:
+            changes["tree"] = replace(self.tree, **inside)
+        return replace(self, **changes)
 
     def packed(self) -> PackedHead:
         return PackedHead(self.head, self.bias)
@@ -185,15 +187,24 @@ def holds(tree: KVTree, frontier: Any, token: int) -> NDArray[np.bool_]:
     return np.array([owner in tree.path(int(n)) for n in frontier])
 
 
-def attention_error(att: Any, right: Answer) -> float:
-    """Return the largest error of an attention output against sum p |v|, which cancellation does not touch."""
+def attention_error(att: Any, right: Answer) -> tuple[float, float]:
+    """Return the error of the attention outputs, of all rows together and of the worst one.
+
+    Both are taken against sum p |v|, so that terms which cancel each other do not count as an error.
+    """
     assert np.array_equal(np.isnan(att), np.isnan(right.att))
-    gap = np.linalg.norm(att - right.att, axis=-1) / np.linalg.norm(right.size, axis=-1)
-    return float(np.nanmax(gap))
+    gap, size = np.nan_to_num(att - right.att), np.nan_to_num(right.size)
+    together = np.linalg.norm(gap, axis=(0, 2)) / np.linalg.norm(size, axis=(0, 2))
+    rows = np.linalg.norm(gap, axis=2) / np.maximum(np.linalg.norm(size, axis=2), 1e-300)
+    return float(together.max()), float(rows.max())
 
 
 def bits(*outputs: Any) -> list[bytes]:
-    """Return every array of some outputs to the last bit; NaNs of one path are equal."""
-    arrays = [a for out in outputs for part in out if part is not None for a in
-              (part if isinstance(part, tuple) else (part,))]  # fmt: skip
-    return [np.ascontiguousarray(a).tobytes() for a in arrays]
+    """Return all arrays of some outputs to the last bit, however they are grouped; None is left out."""
+    found: list[bytes] = []
+    for out in outputs:
+        if isinstance(out, (tuple, list)):
+            found += bits(*out)
+        elif out is not None:
+            found.append(np.ascontiguousarray(out).tobytes())
+    return found
