@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <limits>
+#include <stdexcept>
 
 #include "svip/kv_tree.h"
 
@@ -66,7 +68,13 @@ void Plan::sort(std::span<const std::int32_t> parent, std::span<const std::int32
 void Plan::cut(std::int32_t block) {
   block_ = block;
   const auto rows = static_cast<std::int32_t>(order_.size());
-  const std::int32_t blocks = (rows + block - 1) / block;
+  const std::int32_t blocks = rows / block + (rows % block != 0);
+  std::int64_t total = 0;
+  for (const PlanNode& node : nodes_) total += (node.end - 1) / block - node.begin / block + 1;
+  if (total > std::numeric_limits<std::int32_t>::max()) {
+    throw std::length_error("Too many pairs of a node and a block of rows below it: " +
+                            std::to_string(total) + "; take larger blocks or a smaller frontier.");
+  }
   item_ptr_.assign(static_cast<std::size_t>(blocks) + 1, 0);
   for (const PlanNode& node : nodes_) {
     for (std::int32_t b = node.begin / block; b * block < node.end; ++b)

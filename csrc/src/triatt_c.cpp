@@ -81,8 +81,8 @@ void require_count(std::int64_t n, const char* name) {
 
 KVType type_of(svip_type type) {
   if (type != SVIP_FLOAT32 && type != SVIP_BFLOAT16) {
-    throw std::invalid_argument("`type` must be SVIP_FLOAT32 or SVIP_BFLOAT16; got " +
-                                std::to_string(static_cast<int>(type)) + ".");
+    throw std::invalid_argument("`type` must be SVIP_FLOAT32 or SVIP_BFLOAT16; got " + std::to_string(type) +
+                                ".");
   }
   return type == SVIP_FLOAT32 ? KVType::kFloat32 : KVType::kBFloat16;
 }

@@ -134,26 +134,39 @@ SVIP_INLINE void clear(F (&acc)[MR][NV]) {
   }
 }
 
-// Two pages of one head that will be read later.  What is read once waits for memory, what many rows share
+constexpr int kFetchingRows = 4;  // fewer rows wait for memory themselves
+constexpr int kFetchLines = 2;  // cache lines a step: more than memory delivers would hold up the arithmetic
+
+// Pages of one head that will be read later.  What is read once waits for memory, what many rows share
 // waits for arithmetic: fetching the former during the latter makes a frontier half as long again as fast.
 struct Ahead {
-  const std::byte *a, *b;
+  const std::byte *const *page, *const *end;
+  int done, page_bytes;
 
-  // Two cache lines of each page a step: all of them by the end of a product with keys.
-  void fetch() {
-    prefetch(a);
-    prefetch(a + 64);
-    prefetch(b);
-    prefetch(b + 64);
-    a += 128;
-    b += 128;
+  // Where to fetch from during so many steps; null if there is nothing left.
+  const std::byte* take(int steps) {
+    if (page == end) return nullptr;
+    const int bytes = steps * kFetchLines * 64, last = page_bytes > bytes ? page_bytes - bytes : 0;
+    const std::byte* const from = *page + (done < last ? done : last);
+    done += bytes;
+    if (done >= page_bytes) {
+      ++page;
+      done = 0;
+    }
+    return from;
   }
 };
 
+SVIP_INLINE void fetch(const std::byte*& p) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kFetchLines; ++i) prefetch(p + i * 64);
+  p += kFetchLines * 64;
+}
+
 // Scores of MR rows against NV vectors of tokens, from vector `first` of the tile on.
-template <class E, int MR, int NV>
+template <class E, int MR, int NV, bool FETCH>
 SVIP_INLINE void multiply_keys(const typename E::A* q, const Tile& tile, int first, int width,
-                               float (*s)[kTileTokens], Ahead ahead) {
+                               float (*s)[kTileTokens], const std::byte* ahead) {
   F acc[MR][NV];
   clear(acc);
   const typename E::B* k[NV];
@@ -164,7 +177,7 @@ SVIP_INLINE void multiply_keys(const typename E::A* q, const Tile& tile, int fir
   }
 #pragma GCC unroll 1
   for (int c = 0; c < width; c += E::kPair) {
-    ahead.fetch();
+    if constexpr (FETCH) fetch(ahead);
     E::template step<MR, NV, kRow>(acc, q + c, k, static_cast<std::int64_t>(c) * kPageTokens);
   }
 #pragma GCC unroll 16
@@ -175,9 +188,9 @@ SVIP_INLINE void multiply_keys(const typename E::A* q, const Tile& tile, int fir
 }
 
 // o <- old * o + fresh * (p . V) for MR rows and NV vectors of components from component `c` on.
-template <class E, int MR, int NV>
+template <class E, int MR, int NV, bool FETCH>
 SVIP_INLINE void multiply_values(const typename E::A* p, const Tile& tile, int c, int width, const float* old,
-                                 const float* fresh, float* o) {
+                                 const float* fresh, float* o, const std::byte* ahead) {
   F acc[MR][NV];
   clear(acc);
   for (int first = 0; first < tile.n_tokens; first += kPageTokens) {
@@ -189,6 +202,7 @@ SVIP_INLINE void multiply_values(const typename E::A* p, const Tile& tile, int c
     const int n = tile.n_tokens - first < kPageTokens ? tile.n_tokens - first : kPageTokens;
 #pragma GCC unroll 1
     for (int t = 0; t < n; t += E::kPair) {
+      if constexpr (FETCH) fetch(ahead);
       E::template step<MR, NV, kTileTokens>(acc, p + first + t, v, static_cast<std::int64_t>(t) * width);
     }
   }
@@ -205,27 +219,34 @@ SVIP_INLINE void multiply_values(const typename E::A* p, const Tile& tile, int c
 
 template <class E, int MR, int NV>
 SVIP_INLINE void all_keys(const Block& b, const typename E::A* q, const Tile& tile, float (*s)[kTileTokens],
-                          int first, const std::byte* const*& ahead) {
+                          int first, Ahead& ahead) {
   const int end = (tile.n_tokens + kLanes - 1) / kLanes;
-  while (end - first >= NV) {
-    const std::byte* const one = ahead < b.ahead_end ? *ahead++ : tile.page[0];
-    const std::byte* const two = ahead < b.ahead_end ? *ahead++ : tile.page[0];
-    multiply_keys<E, MR, NV>(q, tile, first, b.padded_width, s, {one, two});
-    first += NV;
+  for (; end - first >= NV; first += NV) {
+    const std::byte* const from = MR >= kFetchingRows ? ahead.take(b.padded_width / E::kPair) : nullptr;
+    if (from != nullptr) {
+      multiply_keys<E, MR, NV, (MR >= kFetchingRows)>(q, tile, first, b.padded_width, s, from);
+    } else {
+      multiply_keys<E, MR, NV, false>(q, tile, first, b.padded_width, s, nullptr);
+    }
   }
   if constexpr (NV > 1) {
-    if (first < end) all_keys<E, MR, NV / 2>(b, q, tile, s, first, ahead);
+    if (first < end) all_keys<E, MR, (NV <= 4 ? NV - 1 : NV / 2)>(b, q, tile, s, first, ahead);
   }
 }
 
 template <class E, int MR, int NV>
 SVIP_INLINE void all_values(const Block& b, const typename E::A* p, const Tile& tile, int c, const float* old,
-                            const float* fresh, float* o) {
+                            const float* fresh, float* o, Ahead& ahead) {
   for (; b.padded_width - c >= NV * kLanes; c += NV * kLanes) {
-    multiply_values<E, MR, NV>(p, tile, c, b.padded_width, old, fresh, o);
+    const std::byte* const from = MR >= kFetchingRows ? ahead.take(tile.n_tokens / E::kPair) : nullptr;
+    if (from != nullptr) {
+      multiply_values<E, MR, NV, (MR >= kFetchingRows)>(p, tile, c, b.padded_width, old, fresh, o, from);
+    } else {
+      multiply_values<E, MR, NV, false>(p, tile, c, b.padded_width, old, fresh, o, nullptr);
+    }
   }
   if constexpr (NV > 1) {
-    if (c < b.padded_width) all_values<E, MR, NV / 2>(b, p, tile, c, old, fresh, o);
+    if (c < b.padded_width) all_values<E, MR, NV / 2>(b, p, tile, c, old, fresh, o, ahead);
   }
 }
 
@@ -284,8 +305,7 @@ SVIP_INLINE const typename E::A* queries(const Block& b) {
 
 // One tile for MR rows from `row` on.
 template <class E, int MR>
-void attend_rows(const Block& b, const Span& span, const Tile& tile, int index, int row,
-                 const std::byte* const*& ahead) {
+void attend_rows(const Block& b, const Span& span, const Tile& tile, int index, int row, Ahead& ahead) {
   alignas(64) float s[MR][kTileTokens];
   alignas(64) typename E::A p[MR][kTileTokens];
   alignas(64) float m[kState] = {}, l[kState] = {}, m2[kState] = {}, l2[kState] = {}, old[kState],
@@ -318,12 +338,12 @@ void attend_rows(const Block& b, const Span& span, const Tile& tile, int index, 
     b.m[row + r] = m[r];
     b.l[row + r] = l[r];
   }
-  all_values<E, MR, most_vectors(MR)>(b, p[0], tile, 0, old, fresh, b.o + row * kRow);
+  all_values<E, MR, most_vectors(MR)>(b, p[0], tile, 0, old, fresh, b.o + row * kRow, ahead);
 }
 
 template <class E>
 SVIP_INLINE void attend_some(int rows, const Block& b, const Span& span, const Tile& tile, int index, int row,
-                             const std::byte* const*& ahead) {
+                             Ahead& ahead) {
   switch (rows) {
     case 1:
       return attend_rows<E, 1>(b, span, tile, index, row, ahead);
@@ -360,7 +380,8 @@ SVIP_INLINE void attend_some(int rows, const Block& b, const Span& span, const T
 
 template <class E>
 void attend(const Block& b) {
-  const std::byte* const* ahead = b.ahead;
+  Ahead ahead{b.ahead, b.ahead_end, 0,
+              2 * b.padded_width * kPageTokens * static_cast<int>(sizeof(typename E::B))};
   for (int i = 0; i < b.n_spans; ++i) {
     const Span& span = b.spans[i];
     // Equal groups: 13 rows are 7 and 6, not 12 and 1.

@@ -16,6 +16,7 @@
 namespace svip {
 
 inline constexpr double kFlopsPerThread = 1.5e6;  // below this a thread costs more than it does
+inline constexpr int kMaxThreads = 1024;
 inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // One array of floats that grows but never shrinks and starts at a cache line.
@@ -100,9 +101,9 @@ inline Attend attend_of(const Tier& tier, KVType type, bool dots) {
 }
 
 inline int threads_for(double flops, const TriattOptions& options) {
-  if (options.threads > 0) return options.threads;
+  if (options.threads > 0) return std::min(options.threads, kMaxThreads);
   const double useful = std::max(flops / kFlopsPerThread, 1.0);
-  return std::min(default_threads(), useful > 1024 ? 1024 : static_cast<int>(useful));
+  return std::min(default_threads(), useful > kMaxThreads ? kMaxThreads : static_cast<int>(useful));
 }
 
 inline void check_width(const PagedTree& tree, int width) {

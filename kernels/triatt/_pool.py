@@ -326,7 +326,7 @@ def _bits(tensor: Any) -> NDArray[np.uint16]:
 
 def _int32(name: str, values: Any) -> NDArray[np.int32]:
     found = as_indices(name, values)
-    if found.size and not (-(2**31) <= found.min() and found.max() < 2**31):
+    if found.size and not (found.min() >= -(2**31) and found.max() < 2**31):
         bad = np.flatnonzero((found < -(2**31)) | (found >= 2**31))
         raise IndexError(f"`{name}` must hold nodes of the tree; got {name}[{bad[0]}] = {found[bad[0]]}.")
     return found.astype(np.int32)

@@ -24,7 +24,8 @@ extern "C" {
 
 typedef uint64_t svip_handle;
 
-typedef enum { SVIP_FLOAT32 = 0, SVIP_BFLOAT16 = 1 } svip_type;
+typedef int32_t svip_type; /* a number, so that a wrong one can be told from a right one */
+enum { SVIP_FLOAT32 = 0, SVIP_BFLOAT16 = 1 };
 
 typedef enum {
   SVIP_OK = 0,
