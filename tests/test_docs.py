@@ -55,7 +55,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize(("code", "needs_models"), [block for page in PAGES for block in python_blocks(page)])
-def test_examples_of_the_pages_run(code: str, needs_models: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_examples_of_the_pages_run(
+    code: str, needs_models: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     if needs_models and not HAVE_MODELS:
         pytest.skip(NO_MODELS)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
