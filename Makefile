@@ -7,7 +7,7 @@ READY  := $(VENV)/.ready
 TRITON := $(VENV)/.triton
 CPP    := build/cpp
 CXX_FILES := $(wildcard csrc/include/svip/*.h csrc/src/*.h csrc/src/*.cpp csrc/bindings/*.h csrc/bindings/*.cpp \
-               csrc/cuda/*.cu csrc/cuda/*.cuh examples/embed_cpp/*.cpp examples/embed_cpp/*.c tests/cpp/*.c tests/cpp/*.cpp benchmarks/cpp/*.cpp)
+               csrc/cuda/*.cu csrc/cuda/*.cuh examples/embed_cpp/*.cpp examples/embed_cpp/*.c tests/cpp/*.h tests/cpp/*.c tests/cpp/*.cpp benchmarks/cpp/*.cpp)
 CORE   := csrc/CMakeLists.txt csrc/cuda/CMakeLists.txt $(filter csrc/%,$(CXX_FILES))
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2

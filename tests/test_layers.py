@@ -18,6 +18,7 @@ LAYERS = [
     {"datasets"},  # the puzzles know nothing of searching; models share their vocabulary
     {"strategies", "policies", "rewards", "models"},
     {"_solve", "_scheduler", "_journal"},
+    {"programs"},
     {"training", "evaluation"},
     {"testing"},  # fakes for tests, benchmarks and embedders
     {"cli", "viewer"},
