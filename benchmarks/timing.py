@@ -95,9 +95,10 @@ def interleave(
 ) -> dict[str, dict[str, float]]:
     """Return the milliseconds of calls that take turns, so that a busy spell of the machine hits all.
 
-    A sample is the mean of as many calls as last a millisecond.  A call of less than 50 ms is made once
-    more before each sample, so that it finds its own data in the caches and not that of its rivals;
-    with ``evict`` none is, and every sample is one call.
+    A sample is the mean of as many calls as last a millisecond.  Before it, calls are made for 10 ms (one,
+    if it is longer; none, if longer than 50 ms), so that a short one finds its own data in the caches, and
+    the threads of its rivals, which go on spinning for some milliseconds, off the processor.  With ``evict``
+    none is, and every sample is one call.
 
     Args:
         runs: name -> call.
@@ -127,11 +128,18 @@ def interleave(
             if evict:
                 evict()
             elif not samples[name] or samples[name][-1][0] < 0.05:
-                run()
+                _settle(run)
             samples[name].append(_sample(run, repeats[name], wait))
             if tick:
                 tick()
     return {name: _summary(found) for name, found in samples.items()}
+
+
+def _settle(run: Callable[[], object], seconds: float = 0.01) -> None:
+    end = time.perf_counter() + seconds
+    run()
+    while time.perf_counter() < end:
+        run()
 
 
 def _sample(run: Callable[[], object], repeats: int, wait: Callable[[], object] | None) -> tuple[float, float]:

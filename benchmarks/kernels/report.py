@@ -46,7 +46,7 @@ def slopes(cases: list[Figures]) -> list[Figures]:
     """Return by what power of N each cost grows, beside that of the work itself."""
     groups: dict[tuple[Any, ...], list[Figures]] = defaultdict(list)
     keys = (*HEADLINE, "mode", "threads")
-    for case in cases:
+    for case in filter(_is_headline, cases):
         groups[tuple(case[key] for key in keys)].append(case)
     found = []
     for group, members in groups.items():
@@ -151,7 +151,7 @@ def show(figures: Figures) -> None:
 def publish(path: Path) -> None:
     """Put the table of a record into the documentation, and draw the roofline."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    _replace(BEGIN, END, markdown(record))
+    _replace(BEGIN, END, lambda: markdown(record))
     if plot(record, IMAGE):
         print(f"roofline: {IMAGE}")
     else:
@@ -166,16 +166,16 @@ def publish_accuracy(path: Path) -> None:
     for row in found:
         values = (f"{row[name][of]:.1e}" for name in inputs for of in ("att", "scores"))
         rows.append([row["who"], row["dtype"], *values])
-    _replace(BEGIN.replace("table", "accuracy"), END.replace("table", "accuracy"), _markdown_table(rows))
+    _replace(BEGIN.replace("table", "accuracy"), END.replace("table", "accuracy"), lambda: _markdown_table(rows))
 
 
-def _replace(begin: str, end: str, text: str) -> None:
+def _replace(begin: str, end: str, text: Callable[[], str]) -> None:
     """Put text between two lines of the documentation."""
     if not DOCS.exists() or begin not in (old := DOCS.read_text(encoding="utf-8")):
         print(f"no table written: {DOCS.name} has no line {begin}")
         return
     before, rest = old.split(begin)
-    DOCS.write_text(before + begin + "\n" + text + end + rest.split(end)[1], encoding="utf-8")
+    DOCS.write_text(before + begin + "\n" + text() + end + rest.split(end)[1], encoding="utf-8")
     print(f"table: {DOCS}")
 
 
@@ -224,8 +224,13 @@ def _headline_rows(cases: list[Figures]) -> list[list[str]]:
 def _cell(figures: Figures | None, name: str) -> str:
     if figures is None:
         return "-"
-    text = f"{figures['p50_ms']:.3g}"
-    return text if name == "ours" or "times" not in figures else f"{text} ({figures['times']:.3g}x)"
+    text = _number(figures["p50_ms"])
+    return text if name == "ours" or "times" not in figures else f"{text} ({_number(figures['times'])}x)"
+
+
+def _number(value: float) -> str:
+    """Return three digits, without an exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _extra_tables(figures: Figures) -> Iterator[tuple[str, list[list[str]]]]:
@@ -247,7 +252,7 @@ def _extra_tables(figures: Figures) -> Iterator[tuple[str, list[list[str]]]]:
         rows = [["", "what", "aim", "measured", "in processor time"]]
         for aim in figures["aims"]:
             where = f"N = {aim['nodes']} {aim['mode']}, {threads_of(aim['threads'])}"
-            rows.append([where, aim["what"], f"{aim['aim']:g}", *(f"{aim[key]:.3g}" for key in ("measured", "cpu"))])
+            rows.append([where, aim["what"], f"{aim['aim']:g}", *(_number(aim[key]) for key in ("measured", "cpu"))])
         yield "Aims", rows
 
 
@@ -255,7 +260,7 @@ def _varied_row(case: Figures) -> list[str]:
     rivals = {name: f["p50_ms"] for name, f in case["results"].items() if not name.startswith("ours")}
     best = min(rivals, key=lambda name: rivals[name], default=None)
     mine = case["results"]["ours"]
-    ratio = f"{rivals[best]:.3g} ({rivals[best] / mine['p50_ms']:.3g}x)" if best else ""
+    ratio = f"{_number(rivals[best])} ({rivals[best] / mine['p50_ms']:.3g}x)" if best else ""
     what = f"{case['shape']} N={case['nodes']} P={case['prefix']} d={case['width']} heads={case['heads']}"
     share = f"{mine['of_floor']:.0%}" if "of_floor" in mine else ""
     return [f"{what} {case['dtype']} {case['mode']}", f"{mine['p50_ms']:.3g}", share, best or "", ratio]
