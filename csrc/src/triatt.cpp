@@ -59,10 +59,6 @@ void load_queries(const Run& run, Scratch& mine, int head, int first, int rows) 
   }
 }
 
-void add_ahead(Scratch& mine, const Span& span, std::size_t head_offset) {
-  for (int p = 0; p < pages_of(span.n_tokens); ++p) mine.ahead.push_back(span.pages[p] + head_offset);
-}
-
 void write_row(const Run& run, const Scratch& mine, int row, std::size_t to, int dimension) {
   const std::size_t at = to * kTriattDimensions + static_cast<std::size_t>(dimension);
   const auto width = static_cast<std::size_t>(run.width);
@@ -85,7 +81,6 @@ void run_block(const Run& run, Scratch& mine, int index, int head) {
   load_queries(run, mine, head, first, rows);
   clear_state(mine, rows * run.shared, run.padded);
   mine.spans.clear();
-  mine.ahead.clear();
   const auto items =
       plan.items().subspan(static_cast<std::size_t>(plan.item_ptr()[static_cast<std::size_t>(index)]),
                            static_cast<std::size_t>(plan.item_ptr()[static_cast<std::size_t>(index) + 1] -
@@ -96,14 +91,11 @@ void run_block(const Run& run, Scratch& mine, int index, int head) {
     if (n == 0) continue;
     const auto row = [&](std::int32_t r) { return std::clamp(r - first, 0, rows) * run.shared; };
     mine.spans.push_back({run.tree.pages(node.node), run.tree.segments(node.node),
-                          run.tree.tile_classes(node.node), n, row(node.begin), row(node.own),
-                          row(node.end)});
-    // What an earlier block has read is in the cache already.
-    if (node.begin >= first) add_ahead(mine, mine.spans.back(), offset);
+                          run.tree.tile_classes(node.node), n, row(node.begin), row(node.own), row(node.end),
+                          node.begin >= first});
   }
   run.attend({mine.spans.data(), static_cast<std::int32_t>(mine.spans.size()), run.padded, offset, run.bias,
-              head, run.shared, mine.q, mine.pairs.data(), mine.m, mine.l, mine.o, mine.ahead.data(),
-              mine.ahead.data() + mine.ahead.size()});
+              head, run.shared, mine.q, mine.pairs.data(), mine.m, mine.l, mine.o});
   for (int r = 0; r < rows; ++r) {
     const auto to = static_cast<std::size_t>(plan.order()[static_cast<std::size_t>(first + r)]);
     for (int s = 0; s < run.shared; ++s) write_row(run, mine, r * run.shared + s, to, head + s);

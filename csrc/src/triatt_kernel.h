@@ -137,23 +137,38 @@ SVIP_INLINE void clear(F (&acc)[MR][NV]) {
 constexpr int kFetchingRows = 4;  // fewer rows wait for memory themselves
 constexpr int kFetchLines = 2;  // cache lines a step: more than memory delivers would hold up the arithmetic
 
-// Pages of one head that will be read later.  What is read once waits for memory, what many rows share
-// waits for arithmetic: fetching the former during the latter makes a frontier half as long again as fast.
+// The pages that will be read later.  What is read once waits for memory, what many rows share waits for
+// arithmetic: fetching the former during the latter makes a frontier half as long again as fast.
 struct Ahead {
-  const std::byte *const *page, *const *end;
-  int done, page_bytes;
+  const Span *span, *end;
+  std::size_t offset;
+  int page_bytes;
+  int page = 0, done = 0;  // of `span`; bytes of the page
 
   // Where to fetch from during so many steps; null if there is nothing left.
   const std::byte* take(int steps) {
-    if (page == end) return nullptr;
+    while (span < end && (!span->fresh || page * kPageTokens >= span->n_tokens)) {
+      ++span;
+      page = 0;
+    }
+    if (span == end) return nullptr;
     const int bytes = steps * kFetchLines * 64, last = page_bytes > bytes ? page_bytes - bytes : 0;
-    const std::byte* const from = *page + (done < last ? done : last);
+    const std::byte* const from = span->pages[page] + offset + (done < last ? done : last);
     done += bytes;
     if (done >= page_bytes) {
       ++page;
       done = 0;
     }
     return from;
+  }
+
+  // A span is read up to page `next`: there is no use in fetching that any more.
+  void pass(const Span& read, int next) {
+    if (read.fresh && (span < &read || (span == &read && page < next))) {
+      span = &read;
+      page = next;
+      done = 0;
+    }
   }
 };
 
@@ -380,7 +395,7 @@ SVIP_INLINE void attend_some(int rows, const Block& b, const Span& span, const T
 
 template <class E>
 void attend(const Block& b) {
-  Ahead ahead{b.ahead, b.ahead_end, 0,
+  Ahead ahead{b.spans, b.spans + b.n_spans, b.head_offset,
               2 * b.padded_width * kPageTokens * static_cast<int>(sizeof(typename E::B))};
   for (int i = 0; i < b.n_spans; ++i) {
     const Span& span = b.spans[i];
@@ -393,6 +408,7 @@ void attend(const Block& b) {
       for (int j = 0; j * kPageTokens < tile.n_tokens; ++j) {
         tile.page[j] = span.pages[first / kPageTokens + j] + b.head_offset;
       }
+      ahead.pass(span, (first + tile.n_tokens) / kPageTokens);
       for (int row = span.begin; row < span.end; row += size) {
         const int n = span.end - row < size ? span.end - row : size;
         attend_some<E>(n, b, span, tile, first / kTileTokens, row, ahead);

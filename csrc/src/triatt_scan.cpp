@@ -69,10 +69,11 @@ void own_state(const Scan& scan, Scratch& mine, int node, int head, bool step) {
                     scan.tree.n_tokens(index),
                     0,
                     0,
-                    scan.shared};
+                    scan.shared,
+                    false};
     scan.attend({&span, 1, scan.padded, scan.tree.pool()->head_bytes() * static_cast<std::size_t>(head), bias,
-                 head, scan.shared, scan.q + head * kRow, scan.q_pairs + head * kRow, mine.m, mine.l, mine.o,
-                 nullptr, nullptr});
+                 head, scan.shared, scan.q + head * kRow, scan.q_pairs + head * kRow, mine.m, mine.l,
+                 mine.o});
   }
   for (int r = 0; r < scan.shared; ++r) {
     to.m(node, head + r) = mine.m[r];

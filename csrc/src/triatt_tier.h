@@ -18,6 +18,7 @@ struct Span {
   const std::uint8_t* segments;
   const std::uint8_t* tile_class;
   std::int32_t n_tokens, begin, own, end;
+  bool fresh;  // no block before has read it: worth fetching ahead of time
 };
 
 // Adds spans, in order, to the softmax states of the rows of a block.  Row r belongs to dimension
@@ -30,10 +31,8 @@ struct Block {
   const float (*bias)[4];   // [dimension][question, image, earlier step, this step]
   std::int32_t dimension, n_dimensions;
   const float* q;
-  const std::uint16_t* q_pairs;   // the queries in bfloat16, same stride; for dot products only
-  float *m, *l, *o;               // state, o with stride kRow
-  const std::byte* const* ahead;  // pages that will be read later, to be fetched meanwhile
-  const std::byte* const* ahead_end;
+  const std::uint16_t* q_pairs;  // the queries in bfloat16, same stride; for dot products only
+  float *m, *l, *o;              // state, o with stride kRow
 };
 
 // One dimension's head, packed: `w` in the layout of a page's keys, 16 hidden units each.

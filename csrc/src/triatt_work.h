@@ -43,7 +43,6 @@ struct Scratch {
   Buffer floats;
   std::vector<std::uint16_t> pairs;
   std::vector<Span> spans;
-  std::vector<const std::byte*> ahead;
   float *q = nullptr, *o = nullptr, *m = nullptr, *l = nullptr;
 
   void reserve(int rows) {
@@ -66,17 +65,15 @@ struct Triatt::Workspace {
   // which thread gets which task is chance, and must not decide whether a call allocates.
   void prepare(int threads, int rows) {
     if (static_cast<int>(scratch.size()) < threads) scratch.resize(static_cast<std::size_t>(threads));
-    std::size_t pairs_needed = 0, spans_needed = 0, ahead_needed = 0;
+    std::size_t pairs_needed = 0, spans_needed = 0;
     for (const Scratch& one : scratch) {
       pairs_needed = std::max(pairs_needed, one.pairs.capacity());
       spans_needed = std::max(spans_needed, one.spans.capacity());
-      ahead_needed = std::max(ahead_needed, one.ahead.capacity());
     }
     for (Scratch& one : std::span(scratch).first(static_cast<std::size_t>(threads))) {
       one.reserve(rows);
       one.pairs.reserve(pairs_needed);
       one.spans.reserve(spans_needed);
-      one.ahead.reserve(ahead_needed);
     }
   }
 
