@@ -1,7 +1,54 @@
-"""Visual programs: written block by block, run on the picture, checked, and told as reasoning steps."""
+"""Visual programs: written block by block, run on the picture, checked, and told as reasoning steps.
+
+=================== ==========================================================================================
+generate            ``ProgramGenerator``, ``grow``: a tree of programs; ``PuzzleProgramGenerator`` for the
+                    embedded domain, ``LlmProgramGenerator`` over a language model
+vision              what programs ask when they look at a picture: ``ClassicalVision`` and others
+sandbox             ``Sandbox``: runs a program that nobody has read
+assess              ``assess.assess``: relevance, logic and attribute correctness of every block
+narrate             ``narrate.narrate``: what a block did, as a step of a chain of thought
+build               ``build.build``: a labelled data set, resumable
+=================== ==========================================================================================
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from ._types import ERROR_KINDS, METHODS, BlockRun, Call, Method, Program, Region, Run, Scene
 
-__all__ = ["ERROR_KINDS", "METHODS", "BlockRun", "Call", "Method", "Program", "Region", "Run", "Scene"]
+if TYPE_CHECKING:
+    from ._text_models import OpenAITextModel, TextModel, TransformersTextModel
+    from .assess import Assessment
+    from .build import BuildConfig
+    from .generate import ProgramGenerator, ProgramNode, ProgramTree, grow
+    from .label import label_programs
+    from .llm import LlmProgramGenerator
+    from .narrate import Narrator, PolicyNarrator
+    from .puzzles import PuzzleProgramGenerator
+    from .sandbox import Sandbox
+    from .vision import AugmentedVision, ClassicalVision, NoisyVision, TransformersVision, TruthVision, Vision
+
+# `assess`, `build` and `narrate` are modules, and functions in them: they are imported from there.
+_HOMES = {
+    "_text_models": ("OpenAITextModel", "TextModel", "TransformersTextModel"),
+    "assess": ("Assessment",),
+    "build": ("BuildConfig",),
+    "generate": ("ProgramGenerator", "ProgramNode", "ProgramTree", "grow"),
+    "label": ("label_programs",),
+    "llm": ("LlmProgramGenerator",),
+    "narrate": ("Narrator", "PolicyNarrator"),
+    "puzzles": ("PuzzleProgramGenerator",),
+    "sandbox": ("Sandbox",),
+    "vision": ("AugmentedVision", "ClassicalVision", "NoisyVision", "TransformersVision", "TruthVision", "Vision"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = ["ERROR_KINDS", "METHODS", "BlockRun", "Call", "Method", "Program", "Region", "Run", "Scene", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

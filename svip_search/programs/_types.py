@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -23,12 +22,9 @@ class Region:
     bottom: float = 1.0
 
     def __post_init__(self) -> None:
-        values = (self.left, self.top, self.right, self.bottom)
-        if (
-            not all(math.isfinite(v) and 0 <= v <= 1 for v in values)
-            or self.left > self.right
-            or self.top > self.bottom
-        ):
+        # Comparisons with NaN are false, so it is refused too.
+        if not (0 <= self.left <= self.right <= 1 and 0 <= self.top <= self.bottom <= 1):
+            values = (self.left, self.top, self.right, self.bottom)
             raise ValueError(f"`region` must be left <= right and top <= bottom within 0..1; got {values}.")
 
     @property
