@@ -45,7 +45,38 @@ _HOMES = {
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
-__all__ = ["ERROR_KINDS", "METHODS", "BlockRun", "Call", "Method", "Program", "Region", "Run", "Scene", *_HOME]
+__all__ = [
+    "ERROR_KINDS",
+    "METHODS",
+    "Assessment",
+    "AugmentedVision",
+    "BlockRun",
+    "BuildConfig",
+    "Call",
+    "ClassicalVision",
+    "LlmProgramGenerator",
+    "Method",
+    "Narrator",
+    "NoisyVision",
+    "OpenAITextModel",
+    "PolicyNarrator",
+    "Program",
+    "ProgramGenerator",
+    "ProgramNode",
+    "ProgramTree",
+    "PuzzleProgramGenerator",
+    "Region",
+    "Run",
+    "Sandbox",
+    "Scene",
+    "TextModel",
+    "TransformersTextModel",
+    "TransformersVision",
+    "TruthVision",
+    "Vision",
+    "grow",
+    "label_programs",
+]
 
 
 def __getattr__(name: str) -> Any:
