@@ -1,4 +1,4 @@
-"""The command line: ``svip-search solve | evaluate | train | models | kernels``."""
+"""The command line: ``svip-search solve | evaluate | train | data | models | kernels``."""
 
 from .app import main
 

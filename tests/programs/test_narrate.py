@@ -35,7 +35,7 @@ def wrong(family, stage, piece):
         (right("color_grid", 1), ["blue", "orange", "?"], "row 2 : blue orange ?"),
         # Another attribute and another row: the step says which row was read, and what was found there.
         (wrong("grid_number", 1, "[cell.number() for cell in cells[0]]"), [1, 2, 3], "row 1 : 1 2 3"),
-        (wrong("color_grid", 1, ".sides()"), [0, "", "?"], "row 2 : 0 none ?"),
+        (wrong("color_grid", 1, ".sides()"), [0, "", "?"], "sides of row 2 : 0 none ?"),
         # A wrong sum is stated as computed, another operator as it was applied.
         (right("grid_number", 4), [2, 12, 3, 4, 6], "row 2 : 12 - 3 - 4 = 6"),
         (wrong("grid_number", 4, "total - a + b"), [2, 12, 3, 4, 13], "row 2 : 12 - 3 + 4 = 13"),

@@ -134,7 +134,9 @@ class Recipe:
             return
         turn = ATTRIBUTES.index(found[1])
         for attribute in (ATTRIBUTES[turn - 1], ATTRIBUTES[(turn + 1) % len(ATTRIBUTES)]):
-            yield Proposal(f"{block[: found.start(1)]}{attribute}{block[found.end(1) :]}", steps[i], "attribute")
+            # The step names what was read: it makes no claim about what was to be read.
+            wrong = f"{block[: found.start(1)]}{attribute}{block[found.end(1) :]}"
+            yield Proposal(wrong, f"{attribute} of {steps[i]}", "attribute")
 
     def told(self, question: str) -> str:
         """Return what the question tells of the missing part, "" if this family's does not.

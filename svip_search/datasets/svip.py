@@ -1,0 +1,324 @@
+"""SVIP-Train and SVIP-Test: chains of thought with three labels a step, and the programs they come from.
+
+One record a trajectory; one JSON object a line, or a row of a Parquet file:
+
+=========== =====================================================================================================
+field       meaning
+=========== =====================================================================================================
+version     of this format, `VERSION`
+id          name of the trajectory, unique in a data set
+family      kind of question
+question    its text
+options     admissible answers, may be empty
+answer      the true answer, or null
+images      each a path relative to the file's folder, or ``{"puzzle": [seed, index], "pixels": n}`` for a picture
+            that is drawn again from these numbers
+program     source of each block; empty where the steps come from no program
+results     value of each block
+errors      why a block gave none, ``"kind: message"``; ``""`` where it gave one
+steps       the chain of thought, one text a block
+labels      ``[relevance, logic, attribute]`` a step, each in 0..1 or null; null where a step has none at all
+outcome     1 if the chain ends in the right answer, else 0
+source      who wrote it: ``program`` or ``policy:<name>``
+seed        of the draw
+generator   version of what drew pictures and programs
+sandbox     what contained the program, ``""`` where none ran
+=========== =====================================================================================================
+
+Fields that are not in the table are kept as they are.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from functools import lru_cache, partial
+from hashlib import blake2b
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._types import Question
+from . import _svip_parquet
+from ._svip_check import VERSION, RecordError, check
+from .puzzles import FAMILIES, Puzzle, generate_puzzle
+from .puzzles.labels import LabelSource, label_steps
+
+__all__ = ["VERSION", "RecordError", "SvipRecord", "generator_version", "label_source_from", "read_svip", "write_svip"]
+
+
+@dataclass(frozen=True, eq=False)
+class SvipRecord:
+    """One labelled trajectory; the fields are those of the table above.
+
+    Args:
+        labels: float32 [T, 3], NaN where a label is missing.
+        extra: fields that this version does not know.
+        folder: where the paths of ``images`` start.
+    """
+
+    id: str
+    family: str
+    question: str
+    options: tuple[str, ...]
+    answer: str | None
+    images: tuple[Any, ...]
+    program: tuple[str, ...]
+    results: tuple[Any, ...]
+    errors: tuple[str, ...]
+    steps: tuple[str, ...]
+    labels: NDArray[np.float32]
+    outcome: int
+    source: str
+    seed: int
+    generator: str
+    sandbox: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path = Path()
+
+    def puzzle(self) -> Puzzle | None:
+        """Return the generated puzzle that the record is about, None if its picture is a file.
+
+        Raises:
+            RecordError: the puzzle was drawn by another version, so that it would not be the same.
+        """
+        drawn = [image for image in self.images if isinstance(image, dict)]
+        if not drawn:
+            return None
+        if self.generator != generator_version():
+            raise RecordError(
+                f"`generator` must be {generator_version()!r}, which this version draws with; got {self.generator!r}."
+            )
+        return _puzzle(*drawn[0]["puzzle"], drawn[0]["pixels"])
+
+    def to_question(self) -> Question:
+        """Return the question with its pictures: paths, or drawn again."""
+        puzzle = self.puzzle()
+        images = [str(self.folder / i) if isinstance(i, str) else puzzle and puzzle.image for i in self.images]
+        return Question(self.question, images, self.options, self.answer, self.id)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON values: NaN and infinities become null."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("extra", "folder")}
+        plain["labels"] = [_label_row(row) for row in self.labels.tolist()]
+        return {"version": VERSION, **_finite(plain), **_finite(dict(self.extra))}
+
+    @staticmethod
+    def from_json(data: Any, folder: str | PathLike[str] = ".", check_images: bool = True) -> SvipRecord:
+        """Return the record that JSON values hold.
+
+        Args:
+            data: what `to_json` gives.
+            folder: where its pictures lie.
+            check_images: whether these must be there.
+
+        Raises:
+            RecordError: a field is missing or not as the table says; the message names it.
+
+        Example:
+            >>> try:
+            ...     SvipRecord.from_json({"version": 2})
+            ... except RecordError as error:
+            ...     print(error)
+            `version` must be 1; got 2.
+        """
+        return SvipRecord(**check(data, Path(folder), check_images), folder=Path(folder))
+
+
+@lru_cache(maxsize=64)  # the trajectories of a puzzle stand together
+def _puzzle(seed: int, index: int, pixels: int) -> Puzzle:
+    return generate_puzzle(seed, index, pixels=pixels)
+
+
+@lru_cache(maxsize=1)
+def generator_version() -> str:
+    """Return a name for what the puzzle generator draws: it changes when a seed no longer means the same scene.
+
+    Example:
+        >>> generator_version().startswith("puzzles-")
+        True
+    """
+    digest = blake2b(digest_size=5)
+    for family in FAMILIES:
+        puzzle = generate_puzzle(0, 0, pixels=8, families=[family])
+        asked = puzzle.question
+        objects = [(round(o.x, 3), round(o.y, 3), o.shape, o.color, o.number, o.size) for o in puzzle.objects]
+        digest.update(repr((asked.text, asked.options, asked.answer, puzzle.facts, puzzle.steps, objects)).encode())
+    return f"puzzles-{digest.hexdigest()}"
+
+
+# ---- files -------------------------------------------------------------------------------------------
+
+
+def read_svip(
+    path: str | PathLike[str],
+    on_error: Callable[[RecordError], None] | None = None,
+    check_images: bool = True,
+) -> Iterator[SvipRecord]:
+    """Yield the records of a file, or of all files of a folder in the order of their names.
+
+    Args:
+        path: a ``.jsonl`` or ``.parquet`` file, or a folder; of a folder the ``.jsonl`` files are read, and the
+            ``.parquet`` files only where there are none.
+        on_error: called for each record that cannot be used, which is then skipped; by default it is raised.
+        check_images: whether the pictures that a record names must be there.
+
+    Raises:
+        RecordError: a record cannot be used, and ``on_error`` is None.
+        ValueError: there is no such file, or the folder holds none.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "cut.jsonl"
+        >>> _ = path.write_text('{"version": 1, "id"')
+        >>> problems = []
+        >>> list(read_svip(path, on_error=problems.append)), len(problems)
+        ([], 1)
+    """
+    for file in _files(Path(path)):
+        rows = _svip_parquet.read(file) if file.suffix == ".parquet" else _json_rows(file)
+        for place, row in rows:
+            try:
+                record = SvipRecord.from_json(row(), file.parent, check_images)
+            except RecordError as error:
+                named = RecordError(f"{file}, {place}: {error}")
+                if on_error is None:
+                    raise named from None
+                on_error(named)
+                continue
+            yield record
+
+
+def write_svip(records: Iterable[SvipRecord], path: str | PathLike[str]) -> int:
+    """Write records to a ``.jsonl`` or ``.parquet`` file and return how many.
+
+    The file appears under its name when it is complete and on the disk, never before.
+
+    Args:
+        records: what to write.
+        path: the file; what is there is replaced.
+
+    Raises:
+        ValueError: the name ends in neither.
+        OSError: the file cannot be written, as on a full disk; nothing is left behind.
+
+    Notes:
+        Parquet needs pyarrow (``pip install svip-search[data]``).
+    """
+    path = Path(path)
+    if path.suffix not in (".jsonl", ".parquet"):
+        raise ValueError(f"`path` must end in .jsonl or .parquet; got '{path}'.")
+    if path.suffix == ".parquet":
+        with replacing(path) as stream:
+            return _svip_parquet.write((record.to_json() for record in records), stream)
+    lines = [json.dumps(record.to_json(), allow_nan=False, separators=(",", ":")) + "\n" for record in records]
+    with replacing(path) as stream:
+        stream.write("".join(lines).encode("ascii"))
+    return len(lines)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """Yield a stream to a temporary file that takes the name ``path`` once it is on the disk."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if os.name == "posix":  # the new name is on the disk only when its folder is
+        descriptor = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"`path` must be a file or folder of records; there is no '{path}'.")
+    visible = [p for p in sorted(path.iterdir()) if not p.name.startswith(".")]
+    found = [p for p in visible if p.suffix == ".jsonl"] or [p for p in visible if p.suffix == ".parquet"]
+    if not found:
+        raise ValueError(f"`path` must hold .jsonl or .parquet files; '{path}' has none.")
+    return found
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
+    with path.open("rb") as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield f"line {number}", partial(_parse, line)
+
+
+def _parse(line: bytes) -> Any:
+    def refuse(word: str) -> Any:
+        raise ValueError(f"{word} is no JSON number")
+
+    try:
+        return json.loads(line, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        cut = "" if line.endswith(b"\n") else " The line is cut."
+        raise RecordError(f"not valid JSON ({error or type(error).__name__}).{cut}") from None
+
+
+# ---- JSON values ---------------------------------------------------------------------------------------
+
+
+def _label_row(row: list[float]) -> list[float | None] | None:
+    values = [None if math.isnan(v) else round(v, 4) for v in row]
+    return None if values == [None] * 3 else values
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(k): _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+# ---- for training --------------------------------------------------------------------------------------
+
+
+def label_source_from(records: Iterable[SvipRecord], otherwise: LabelSource = label_steps) -> LabelSource:
+    """Return a label source that knows the chains of some records; `training.reward` takes it.
+
+    Args:
+        records: whose pictures are generated puzzles; others are passed over.
+        otherwise: labels every chain that is not among them.
+
+    Returns:
+        ``(puzzle, steps) -> float32 [T, 3]``.  Where several records say the same about one puzzle, their labels
+        are averaged, a missing label counting for nothing.
+    """
+    known: dict[tuple[Any, ...], list[NDArray[np.float32]]] = {}
+    for record in records:
+        for image in record.images:
+            if isinstance(image, dict):
+                known.setdefault((*image["puzzle"], record.family, record.steps), []).append(record.labels)
+
+    def source(puzzle: Puzzle, steps: Any) -> NDArray[np.float32]:
+        found = known.get((puzzle.seed, puzzle.index, puzzle.family, tuple(steps)))
+        return otherwise(puzzle, steps) if found is None else _mean(found)
+
+    return source
+
+
+def _mean(labels: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    stacked = np.stack(labels)
+    counts = (~np.isnan(stacked)).sum(0)
+    sums = np.nansum(stacked, 0)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
