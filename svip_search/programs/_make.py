@@ -138,11 +138,14 @@ def _from_programs(config: BuildConfig, puzzle: Puzzle, runner: Runner) -> list[
 
 
 def _scene(config: BuildConfig, puzzle: Puzzle) -> Scene:
-    from .vision.classical import ClassicalVision
-    from .vision.noisy import NoisyVision
-    from .vision.truth import TruthVision
+    from .vision import NoisyVision, TruthVision
 
     if config.vision == "classical":
+        import cv2
+
+        from .vision import ClassicalVision
+
+        cv2.setNumThreads(1)  # every process has a core of its own; more threads spin
         return ClassicalVision().look(puzzle.image)
     if config.vision == "noisy":
         return NoisyVision(TruthVision(), config.noise, puzzle.index).look(puzzle)

@@ -55,7 +55,7 @@ METHODS: dict[str, Method] = {
         Method("find", ("kind",), "list of patches", "the objects of a kind, in reading order"),
         Method("exists", ("kind",), "bool", "whether there is such an object"),
         Method("color", (), "str", "its colour, '' for none"),
-        Method("number", (), "int or '?'", "the number written on it, '?' for a question mark"),
+        Method("number", (), "int or '?'", "the number written on it, '?' for a question mark, '' for none"),
         Method("shape", (), "str", "its shape, '' for none"),
         Method("size", (), "str", "small, medium or large beside the other objects"),
         Method("sides", (), "int", "how many sides it has"),

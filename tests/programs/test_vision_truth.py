@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,3 +117,17 @@ def test_same_answers():
     assert not same_answer("find", [a], [a, b])
     assert same_answer("text", " Red", "red")
     assert not same_answer("number", 3, "?")
+
+
+def test_without_opencv_the_others_work_and_one_says_what_is_missing():
+    code = """if True:
+        import sys
+        sys.modules["cv2"] = None
+        from svip_search.programs import NoisyVision, TruthVision, vision
+        try:
+            vision.ClassicalVision
+        except ImportError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "`ClassicalVision` needs OpenCV: pip install svip-search[programs]\n"

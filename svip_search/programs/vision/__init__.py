@@ -2,7 +2,7 @@
 
 ========================= ===========================================================================
 `TruthVision`             answers of generated puzzles from what was drawn: the verifier
-`ClassicalVision`         drawn figures from pixels, without learning (extra ``vision``)
+`ClassicalVision`         drawn figures from pixels, without learning (extra ``programs``)
 `NoisyVision`             another module with errors at a known rate
 `AugmentedVision`         another module asked about several views of the picture; how far they agree
 `TransformersVision`      detectors and image-text-to-text models of transformers (extra ``models``)
@@ -58,4 +58,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    try:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    except ModuleNotFoundError as error:
+        if error.name != "cv2":
+            raise
+        raise ImportError(f"`{name}` needs OpenCV: pip install svip-search[programs]") from error

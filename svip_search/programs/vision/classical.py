@@ -43,7 +43,7 @@ _FITS = (0.4, 0.75)  # least fit of a reading: inside of a piece, on the paper
 class ClassicalVision:
     """Scenes of pictures of shapes, colours and digits, by classical means.
 
-    Needs ``opencv-python-headless`` (extra ``vision``).  What it does not understand gives an empty scene: a
+    Needs ``opencv-python-headless`` (extra ``programs``).  What it does not understand gives an empty scene: a
     blank picture, a photograph, noise.  It is exact and deterministic; it does not know what a puzzle is.
 
     Notes:
