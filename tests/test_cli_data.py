@@ -82,3 +82,10 @@ def test_a_record_that_is_not_there(folder: Path) -> None:
 def test_settings_are_checked(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="`vision` must be one of"):
         run("build", "--out", tmp_path, "--vision", "x-ray")
+
+
+def test_show_says_why_nothing_can_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "cut.jsonl"
+    path.write_text('{"version": 1, "id": "a', encoding="utf-8")
+    with pytest.raises(data.UsageError, match=r"no record that can be used: .*cut.jsonl, line 1: not valid JSON"):
+        run("show", path)

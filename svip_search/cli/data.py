@@ -106,7 +106,8 @@ def run_show(arguments: argparse.Namespace) -> int:
         record = next(wanted, None)
         if record is None:
             which = f"named {arguments.id!r}" if arguments.id else "that can be used"
-            raise UsageError(f"'{arguments.path}' has no record {which}")
+            why = f": {next(iter(skipped))}" if skipped else ""
+            raise UsageError(f"'{arguments.path}' has no record {which}{why}")
         _print(record, console())
     for reason, number in skipped.items():
         console(stderr=True).print(f"skipped {number}, as {reason}", markup=False)
