@@ -141,11 +141,8 @@ def _scene(config: BuildConfig, puzzle: Puzzle) -> Scene:
     from .vision import NoisyVision, TruthVision
 
     if config.vision == "classical":
-        import cv2
-
         from .vision import ClassicalVision
 
-        cv2.setNumThreads(1)  # every process has a core of its own; more threads spin
         return ClassicalVision().look(puzzle.image)
     if config.vision == "noisy":
         return NoisyVision(TruthVision(), config.noise, puzzle.index).look(puzzle)
@@ -200,6 +197,10 @@ class Worker:
         self.config = config
         self.sandbox = stack.enter_context(Sandbox())
         self.policy = _load_policy(config.policy) if config.policy else None
+        if config.vision == "classical":
+            import cv2
+
+            cv2.setNumThreads(1)  # a process a core; more threads would spin
 
     def shard(self, split: str, number: int, size: int) -> list[SvipRecord]:
         """Return the records of a shard: the first ``size`` that its puzzles give."""
