@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shares import wilson
 from timing import write_record
 
 from svip_search.datasets.puzzles import Puzzle, generate_puzzle
@@ -70,14 +70,6 @@ class Agreement:
                 "same": {k.removeprefix("same "): n for k, n in counts.most_common() if k.startswith("same")},
             }  # fmt: skip
         return found
-
-
-def wilson(hits: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Return the 95 % interval of a share."""
-    share, spread = hits / total, z * z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / (4 * total))
-    return middle - half, middle + half
 
 
 class Exhaustive:

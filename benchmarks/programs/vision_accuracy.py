@@ -28,6 +28,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]  # benchmarks are no package
 
 import captions  # noqa: E402
+from shares import wilson  # noqa: E402
 from timing import version, write_record  # noqa: E402
 
 from svip_search.datasets.puzzles import FAMILIES, generate_puzzle  # noqa: E402
@@ -66,13 +67,10 @@ class Tally:
         return {**share(right, asked), "families": {f: share(*counts) for f, counts in sorted(families.items())}}
 
 
-def share(right: int, asked: int, z: float = 1.959964) -> dict[str, Any]:
-    """Return the share of right answers with its Wilson interval."""
-    p, spread = right / asked, z * z / asked
-    middle = (p + spread / 2) / (1 + spread)
-    half = z * math.sqrt(p * (1 - p) / asked + spread / (4 * asked)) / (1 + spread)
-    interval = [round(max(0.0, middle - half), 4), round(min(1.0, middle + half), 4)]
-    return {"right": right, "asked": asked, "share": round(p, 4), "interval": interval}
+def share(right: int, asked: int) -> dict[str, Any]:
+    """Return the share of right answers with its interval."""
+    interval = [round(bound, 4) for bound in wilson(right, asked)]
+    return {"right": right, "asked": asked, "share": round(right / asked, 4), "interval": interval}
 
 
 def generated(tally: Tally, count: int, pixels: int, times: list[float]) -> None:

@@ -106,6 +106,13 @@ def make_scan_work(tree: KVTree, tile: int, device: torch.device | str) -> ScanW
     return ScanWork(*_to_device((tiles, tile_ptr, parent), device), tile=tile)
 
 
+def wanted_programs(k: torch.Tensor) -> int:
+    """Return how many programs keep the device of the keys busy: four for every multiprocessor, over all heads."""
+    if k.device.type != "cuda":
+        return 8
+    return max(1, 4 * torch.cuda.get_device_properties(k.device).multi_processor_count // int(k.shape[1]))
+
+
 def _split(
     tiles: NDArray[np.int32], tile_ptr: NDArray[np.int32], n_rows: int, block: int, wanted: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:

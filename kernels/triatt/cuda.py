@@ -146,7 +146,7 @@ def triatt_scan(
 
 def make_work(tree: KVTree, frontier: NDArray[np.int64], k: torch.Tensor) -> Work:
     """Return the plan of a frontier, for keys like ``k``."""
-    return _work.make_work(tree, frontier, BLOCK, _tile(k), _wanted_programs(k), k.device)
+    return _work.make_work(tree, frontier, BLOCK, _tile(k), _work.wanted_programs(k), k.device)
 
 
 def make_scan_plan(tree: KVTree, k: torch.Tensor, *, goes_on: bool) -> ScanPlan:
@@ -159,7 +159,7 @@ def make_scan_plan(tree: KVTree, k: torch.Tensor, *, goes_on: bool) -> ScanPlan:
     alone = np.full(len(tree), -1, np.int32)
     order, tiles, tile_ptr = _core.triatt_plan(alone, tree.token_ptr, twice, BLOCK, _tile(k))
     tiles[:, 3] = tiles[:, 2] + 1
-    programs, slots = _work._split(tiles, tile_ptr, len(order), BLOCK, _wanted_programs(k))
+    programs, slots = _work._split(tiles, tile_ptr, len(order), BLOCK, _work.wanted_programs(k))
     roots = tree.parent < 0
     before = 2 * tree.parent + 1
     before[roots] = -1 - np.arange(1, roots.sum() + 1) if goes_on else -1
@@ -303,13 +303,6 @@ def _name(array: torch.Tensor) -> str:
 def _tile(k: torch.Tensor) -> int:
     """Return the most tokens of a tile for keys like ``k``."""
     return int(_library.svip_triatt_cuda_tile(_TYPES[_name(k)], int(k.shape[2])))
-
-
-def _wanted_programs(k: torch.Tensor) -> int:
-    """Return how many programs keep the device busy: about four blocks for every multiprocessor."""
-    if not k.is_cuda:
-        return 8
-    return max(1, 4 * torch.cuda.get_device_properties(k.device).multi_processor_count // int(k.shape[1]))
 
 
 def _dense(

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from .._dispatch import Facts
 from ._types import Array, Head, KVTree, State, TriattOutput
-from ._work import ScanWork, Work, make_scan_work, make_work
+from ._work import ScanWork, Work, make_scan_work, make_work, wanted_programs
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _WIDEST = 256
@@ -556,13 +556,6 @@ def _power_of_two(width: int) -> int:
 def _warps(width: int) -> int:
     """Return the warps of a program: few registers a thread are left at 4 where rows are wider than 128."""
     return 4 if width <= 128 else 8
-
-
-def wanted_programs(k: torch.Tensor) -> int:
-    """Return how many programs keep the device busy: four for every multiprocessor, over all heads."""
-    if k.device.type != "cuda":
-        return 8
-    return max(1, 4 * torch.cuda.get_device_properties(k.device).multi_processor_count // int(k.shape[1]))
 
 
 def _dense(

@@ -183,7 +183,7 @@ def test_widths(cuda, d, heads, dtype):
 
 @pytest.mark.parametrize("prefix", [1, 15, 16, 17, 63, 64, 65, 200, 700])
 def test_prefixes_and_splits(cuda, prefix, monkeypatch):
-    monkeypatch.setattr(cuda, "_wanted_programs", lambda k: 1 + prefix % 7)
+    monkeypatch.setattr(cuda._work, "wanted_programs", lambda k: 1 + prefix % 7)
     tree = make_tree("star", 3, 32, torch.bfloat16, cuda.device, prefix=prefix)
     q = queries(len(tree), 3, 32, device=cuda.device)
     compare(

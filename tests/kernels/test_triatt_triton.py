@@ -273,8 +273,11 @@ class TestNumbers:
         out = triatt_scan(new, tensor(q), tensors(head), state=State(*(a[[1, 2]] for a in state)), **args)
         check(out, *dense(twin, [3, 4, 5, 6], q, head, bias), 2e-6)
         whole = triatt_scan(tree, tensor(q), tensors(head), **{**args, "backend": "reference"})
-        for a, b in zip(out.state, whole.state, strict=True):
-            torch.testing.assert_close(a, b[3:], rtol=1e-5, atol=2e-3 if offset else 1e-5)
+        for name, a, b in zip("mlo", out.state, whole.state, strict=True):
+            # Under a large bias m is rounded to 1e-3, several times on a path, and l and o take that as a factor.
+            multiple = offset and name != "m"
+            rtol, atol = (4e-3, 4e-3) if multiple else (1e-5, 2e-3 if offset else 1e-5)
+            torch.testing.assert_close(a, b[3:], rtol=rtol, atol=atol)
 
     def test_scan_of_nodes_without_tokens_passes_their_states_on(self):
         kv = torch.zeros((0, 1, 16), device=DEVICE)
