@@ -26,6 +26,7 @@ from ._errors import (
     PolicyError,
     RewardError,
     SvipSearchError,
+    TrainingError,
 )
 from ._solve import asolve, solve, solve_many
 from ._tree import Status, Tree
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from .evaluation import Report, ShuffledReward, evaluate
     from .models.zoo import list_models, load_policy, load_reward
     from .policies.transformers_policy import TransformersPolicy
+    from .rewards.rl_reward import RewardFunction, answer_reward, reward_functions, step_rewards
     from .rewards.svip_reward import SvipReward
     from .viewer import render_html, write_html
 
@@ -83,6 +85,10 @@ _LAZY = {
     "load_policy": "models.zoo",
     "load_reward": "models.zoo",
     "TransformersPolicy": "policies.transformers_policy",
+    "RewardFunction": "rewards.rl_reward",
+    "answer_reward": "rewards.rl_reward",
+    "reward_functions": "rewards.rl_reward",
+    "step_rewards": "rewards.rl_reward",
     "SvipReward": "rewards.svip_reward",
     "render_html": "viewer",
     "write_html": "viewer",
@@ -126,6 +132,7 @@ __all__ = [
     "Report",
     "Result",
     "RewardError",
+    "RewardFunction",
     "RewardModel",
     "Rollout",
     "Scoring",
@@ -137,6 +144,7 @@ __all__ = [
     "Strategy",
     "SvipReward",
     "SvipSearchError",
+    "TrainingError",
     "Trajectory",
     "TransformersPolicy",
     "Tree",
@@ -145,6 +153,7 @@ __all__ = [
     "WeightedVote",
     "__version__",
     "aggregate",
+    "answer_reward",
     "asolve",
     "evaluate",
     "extract_answer",
@@ -155,9 +164,11 @@ __all__ = [
     "load_reward",
     "make",
     "render_html",
+    "reward_functions",
     "select_answer",
     "solve",
     "solve_many",
+    "step_rewards",
     "step_value",
     "write_html",
 ]

@@ -29,3 +29,7 @@ class ModelFileError(SvipSearchError, ValueError):
 
 class ImageError(SvipSearchError, ValueError):
     """An image cannot be read, or is not one this library accepts."""
+
+
+class TrainingError(SvipSearchError):
+    """A training cannot go on: its data cannot be used, or its loss is no number."""

@@ -82,7 +82,7 @@ def add_dataclass_flags(parser: argparse.ArgumentParser, config: type[Any]) -> N
     """Add one flag a field, with its default and with the field's line of the class docstring.
 
     Supported fields: int, float, str and bool (``--flag/--no-flag``), each possibly optional, and
-    tuples of str, written with commas.
+    tuples of str or float, written with commas.
     """
     meanings = _meanings(config.__doc__ or "")
     hints = get_type_hints(config)
@@ -96,7 +96,8 @@ def add_dataclass_flags(parser: argparse.ArgumentParser, config: type[Any]) -> N
         if kind is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, **settings)
         elif kind is tuple:
-            parser.add_argument(flag, type=lambda words: tuple(comma_list(words)), metavar="A,B", **settings)
+            member = get_args(hints[field.name])[0]
+            parser.add_argument(flag, type=_tuple_of(member), metavar="1,2" if member is float else "A,B", **settings)
         else:
             parser.add_argument(flag, type=_typed(kind), metavar=kind.__name__.upper(), **settings)
 
@@ -114,6 +115,10 @@ def _plain_type(hint: Any) -> type[Any]:
     if get_origin(hint) is tuple:
         return tuple
     return hint if hint in (int, float, str, bool) else str
+
+
+def _tuple_of(member: type[Any]) -> Callable[[str], tuple[Any, ...]]:
+    return lambda words: tuple(_typed(member)(word) for word in comma_list(words))
 
 
 def _typed(kind: type[Any]) -> Callable[[str], Any]:

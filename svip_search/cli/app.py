@@ -71,12 +71,12 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         words: the arguments to come: the flags of ``train`` and ``data`` are read from their
             configurations, which need torch and more, and so are only added where they are asked for.
     """
-    from . import data, evaluate, kernels, models, solve, train
+    from . import data, evaluate, judge, kernels, models, solve, train
 
     parser = _Parser("svip-search", description="Guided search over chains of thought about pictures.")
     parser.add_argument("--version", action="version", version=f"svip-search {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (solve, evaluate, models, kernels):
+    for module in (solve, evaluate, judge, models, kernels):
         module.add_command(commands)
     for name, heavy in (("train", train), ("data", data)):
         heavy.add_command(commands, with_flags=bool(words) and words[0] == name)

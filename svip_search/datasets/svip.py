@@ -49,9 +49,16 @@ from .._types import Question
 from . import _svip_parquet
 from ._svip_check import VERSION, RecordError, check
 from .puzzles import FAMILIES, Puzzle, generate_puzzle
-from .puzzles.labels import LabelSource, label_steps
 
-__all__ = ["VERSION", "RecordError", "SvipRecord", "generator_version", "label_source_from", "read_svip", "write_svip"]
+__all__ = [
+    "VERSION",
+    "RecordError",
+    "SvipRecord",
+    "generator_version",
+    "is_correct",
+    "read_svip",
+    "write_svip",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,35 +297,15 @@ def _finite(value: Any) -> Any:
     return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-# ---- for training --------------------------------------------------------------------------------------
+def is_correct(labels: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """Return which steps are right on each dimension, float32 [T, 3]: 1, 0, or NaN where a label is missing.
 
+    Relevance and logic are right above one half: the one is halved by a repetition, the other is a share of
+    sampled continuations.  Attribute is right where every visual answer was confirmed, which is a label of 1.
 
-def label_source_from(records: Iterable[SvipRecord], otherwise: LabelSource = label_steps) -> LabelSource:
-    """Return a label source that knows the chains of some records; `training.reward` takes it.
-
-    Args:
-        records: whose pictures are generated puzzles; others are passed over.
-        otherwise: labels every chain that is not among them.
-
-    Returns:
-        ``(puzzle, steps) -> float32 [T, 3]``.  Where several records say the same about one puzzle, their labels
-        are averaged, a missing label counting for nothing.
+    Example:
+        >>> is_correct(np.array([[0.5, 0.75, 0.67], [1.0, 0.25, np.nan]])).tolist()
+        [[0.0, 1.0, 0.0], [1.0, 0.0, nan]]
     """
-    known: dict[tuple[Any, ...], list[NDArray[np.float32]]] = {}
-    for record in records:
-        for image in record.images:
-            if isinstance(image, dict):
-                known.setdefault((*image["puzzle"], record.family, record.steps), []).append(record.labels)
-
-    def source(puzzle: Puzzle, steps: Any) -> NDArray[np.float32]:
-        found = known.get((puzzle.seed, puzzle.index, puzzle.family, tuple(steps)))
-        return otherwise(puzzle, steps) if found is None else _mean(found)
-
-    return source
-
-
-def _mean(labels: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    stacked = np.stack(labels)
-    counts = (~np.isnan(stacked)).sum(0)
-    sums = np.nansum(stacked, 0)
-    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
+    least = np.array([0.5, 0.5, 0.99])
+    return np.where(np.isnan(labels), np.nan, labels > least).astype(np.float32)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,25 @@ class Record:
     strategies: dict[str, dict[str, Any]]
 
 
-class RecordFile:
-    """An append-only JSON-lines file: the settings of the run, then one `Record` a line.
+AnyRecord = TypeVar("AnyRecord")
+
+
+class RecordFile(Generic[AnyRecord]):
+    """An append-only JSON-lines file: the settings of the run, then one record a line.
 
     Args:
         path: the file, created where it is missing; None keeps nothing.
         settings: what must be equal for old records to count.
+        kind: the dataclass of a record; it has an ``id``.
 
     Raises:
         ValueError: the file belongs to another run or is no record file.
     """
 
-    def __init__(self, path: str | PathLike[str] | None, settings: Mapping[str, Any]) -> None:
+    def __init__(self, path: str | PathLike[str] | None, settings: Mapping[str, Any], kind: type[AnyRecord]) -> None:
         self.path = None if path is None else Path(path)
-        self.known: dict[str, Record] = {}
+        self.kind = kind
+        self.known: dict[str, AnyRecord] = {}
         if self.path is None:
             return
         if self.path.exists() and self.path.stat().st_size:
@@ -50,10 +55,10 @@ class RecordFile:
         else:
             self._write(json.dumps({"settings": settings}))
 
-    def append(self, record: Record) -> None:
+    def append(self, record: AnyRecord) -> None:
         """Add one record to the file."""
         if self.path is not None:
-            self._write(json.dumps(asdict(record)))
+            self._write(json.dumps(asdict(cast(Any, record))))
 
     def _write(self, line: str) -> None:
         assert self.path is not None
@@ -68,7 +73,7 @@ class RecordFile:
         lines = complete.split("\n")
         try:
             found = json.loads(lines[0])["settings"]
-            records = [Record(**json.loads(line)) for line in lines[1:] if line.strip()]
+            records = [self.kind(**json.loads(line)) for line in lines[1:] if line.strip()]
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"`records` must be a file that an evaluation wrote; '{path}' is not.") from None
         wanted = json.loads(json.dumps(settings))
@@ -78,4 +83,4 @@ class RecordFile:
                     f"`records` must come from the same settings; '{path}' has {name} = {found.get(name)!r}, "
                     f"this run {wanted.get(name)!r}."
                 )
-        self.known = {record.id: record for record in records}
+        self.known = {cast(Any, record).id: record for record in records}

@@ -100,7 +100,7 @@ def evaluate(
     if shuffled_reward and reward is not None:
         reward = ShuffledReward(reward, seed)
     timed = None if reward is None else _Timed(reward)
-    file = RecordFile(records, settings)
+    file = RecordFile(records, settings, Record)
     done = {q.id: file.known[q.id] for q in questions if q.id in file.known}
     open_questions = [q for q in questions if q.id not in done]
     interrupted = False

@@ -61,7 +61,7 @@ def list_models() -> list[ModelCard]:
     return cards
 
 
-def _folder(name: str, kind: str) -> str:
+def model_folder(name: str, kind: str) -> str:
     """Return the folder of an embedded model, or ``name`` itself for a folder or hub id."""
     known = {c.name: c for c in list_models()}
     if name in known:
@@ -107,7 +107,7 @@ def load_policy(name: str, **options: Any) -> TransformersPolicy:
     if name in _DESCRIPTIONS:
         options.setdefault("cache_tokens", EMBEDDED_CACHE)
     with _quiet(name):
-        return TransformersPolicy.load(_folder(name, "policy"), **options)
+        return TransformersPolicy.load(model_folder(name, "policy"), **options)
 
 
 def load_reward(name: str, **options: Any) -> SvipReward:
@@ -126,4 +126,4 @@ def load_reward(name: str, **options: Any) -> SvipReward:
     if name in _DESCRIPTIONS:
         options.setdefault("cache_tokens", EMBEDDED_CACHE)
     with _quiet(name):
-        return SvipReward.load(_folder(name, "reward"), **options)
+        return SvipReward.load(model_folder(name, "reward"), **options)

@@ -35,18 +35,21 @@ class TriAttConfig:
     segment_bias: bool = True
     head: Literal["linear", "mlp"] = "linear"
     surprise: bool = False
+    n_heads: int = C
 
     def __post_init__(self) -> None:
         for name in ("hidden_size", "head_dim"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive whole number; got {value!r}.")
-        choices = {"n_kv_heads": (1, C), "query": ("conditioned", "constant"), "head": ("linear", "mlp"),
-                   "segment_bias": (True, False), "surprise": (True, False)}  # fmt: skip
+        choices = {"n_kv_heads": (1, C), "n_heads": (1, C), "query": ("conditioned", "constant"),
+                   "head": ("linear", "mlp"), "segment_bias": (True, False), "surprise": (True, False)}  # fmt: skip
         for name, admissible in choices.items():
             value = getattr(self, name)
             if value not in admissible or isinstance(value, bool) != (name in ("segment_bias", "surprise")):
                 raise ValueError(f"`{name}` must be one of {list(admissible)}; got {value!r}.")
+        if self.n_heads < self.n_kv_heads:
+            raise ValueError(f"`n_kv_heads` must be 1 where `n_heads` is 1; got {self.n_kv_heads}.")
 
 
 def surprise_of(logits: Tensor, ids: Tensor) -> Tensor:
@@ -105,16 +108,17 @@ class TriAttCoT(nn.Module):
         segment_bias: bool = True,
         head: Literal["linear", "mlp"] = "linear",
         surprise: bool = False,
+        n_heads: int = C,
     ) -> None:
         super().__init__()
-        self.config = TriAttConfig(hidden_size, head_dim, n_kv_heads, query, segment_bias, head, surprise)
+        self.config = TriAttConfig(hidden_size, head_dim, n_kv_heads, query, segment_bias, head, surprise, n_heads)
         self.key = nn.Linear(hidden_size, n_kv_heads * head_dim, bias=False)
         self.value = nn.Linear(hidden_size, n_kv_heads * head_dim, bias=False)
         if query == "conditioned":
-            self.query = nn.Linear(hidden_size, C * head_dim, bias=False)
+            self.query = nn.Linear(hidden_size, n_heads * head_dim, bias=False)
         else:
-            self.constant_query = nn.Parameter(torch.randn(C, head_dim))
-        self.bias = nn.Parameter(torch.zeros(C, 4)) if segment_bias else None
+            self.constant_query = nn.Parameter(torch.randn(n_heads, head_dim))
+        self.bias = nn.Parameter(torch.zeros(n_heads, 4)) if segment_bias else None
         scale = 1.0 / math.sqrt(head_dim)
         if head == "mlp":
             self.head_w = nn.Parameter(torch.empty(C, head_dim, head_dim).uniform_(-scale, scale))
@@ -140,10 +144,24 @@ class TriAttCoT(nn.Module):
 
     def queries(self, hidden: Tensor) -> Tensor:
         """Return the queries [..., 3, d] of the steps whose separators have these hidden states."""
-        shape = (*hidden.shape[:-1], C, self.config.head_dim)
+        lead, width = hidden.shape[:-1], self.config.head_dim
         if self.config.query == "conditioned":
-            return torch.as_tensor(self.query(hidden)).view(shape)
-        return self.constant_query.expand(shape)
+            return torch.as_tensor(self.query(hidden)).view(*lead, self.config.n_heads, width).expand(*lead, C, width)
+        return self.constant_query.expand(*lead, C, width)
+
+    def biases(self) -> Tensor | None:
+        """Return beta [3, 4], None without."""
+        return None if self.bias is None else self.bias.expand(C, 4)
+
+    def temper(self, temperatures: Tensor) -> None:
+        """Divide the logits of each dimension by a temperature [3] from now on, in place.
+
+        A temperature above 1 pulls rewards towards one half; their order stays.  It goes into the last
+        linear map, so that nothing is slower for it.
+        """
+        with torch.no_grad():
+            self.head_u.div_(temperatures[:, None].to(self.head_u))
+            self.head_b.div_(temperatures.to(self.head_b))
 
     def head_parameters(self) -> Head:
         """Return the head in the form that the kernel takes."""
@@ -181,10 +199,10 @@ class TriAttCoT(nn.Module):
         visible = (owner <= steps) & (owner != PADDING)
         visible = visible | ~known[..., None]  # rows without a step: anything finite
         logits = torch.einsum("bscd,blcd->bscl", q, k.expand(-1, -1, C, -1))
-        if self.bias is not None:
+        if (biases := self.biases()) is not None:
             own = (segments[:, None, :] == STEP) & (owner == steps)
             column = segments.clamp(QUESTION, STEP)[:, None, :] + own
-            logits = logits + self.bias.T[column].transpose(2, 3)
+            logits = logits + biases.T[column].transpose(2, 3)
         weights = logits.masked_fill(~visible[:, :, None, :], -math.inf).softmax(-1)
         out = torch.einsum("bscl,blcd->bscd", weights, v.expand(-1, -1, C, -1))
         return self._decide(out).masked_fill(~known[..., None], 0.0)
@@ -238,7 +256,7 @@ class TriAttCoT(nn.Module):
         tree = KVTree(parent, token_ptr, segment, self.key(hidden).view(shape), self.value(hidden).view(shape))
         nodes = np.flatnonzero(tree.parent >= 0) if frontier is None else as_indices("frontier", frontier)
         q = self.queries(hidden[torch.as_tensor(_separators(tree, nodes), device=hidden.device)])
-        head, bias = self.head_parameters(), self.bias
+        head, bias = self.head_parameters(), self.biases()
         # The kernel's scores are rounded to 0 or 1 where a logit is large; its attention outputs are not.
         out = triatt(tree, nodes, q, head, bias=bias, return_att=True, backend=backend)
         return self._decide(out.att)

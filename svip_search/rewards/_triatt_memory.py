@@ -62,7 +62,7 @@ class PagedMemory:
     def __init__(self, head: TriAttCoT) -> None:
         config = head.config
         self._pool = KVPool(config.head_dim, n_kv_heads=config.n_kv_heads)
-        self._head = PackedHead(head.head_parameters(), head.bias)
+        self._head = PackedHead(head.head_parameters(), head.biases())
 
     def keep(self, parent: _Page | None, segment: NDArray[np.uint8], k: Tensor, v: Tensor) -> _Page:
         tree = self._pool.tree() if parent is None else parent.tree
@@ -109,7 +109,7 @@ class TensorMemory:
             k=torch.cat([p.k for p in index]),
             v=torch.cat([p.v for p in index]),
         )
-        out = triatt(tree, [index[n] for n in nodes], q, self._module.head_parameters(), bias=self._module.bias,
+        out = triatt(tree, [index[n] for n in nodes], q, self._module.head_parameters(), bias=self._module.biases(),
                      backend=self._backend)  # fmt: skip
         scores: NDArray[np.float32] = out.scores.float().cpu().numpy()
         return scores

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,18 +29,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, AutoProcessor
-from transformers.cache_utils import DynamicCache
 
 from .._aggregate import Scoring
 from .._budget import Usage
 from .._errors import ModelFileError, RewardError, SvipSearchError
 from .._types import Prefix, Question
-from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
-from ..models.prompt import build_inputs, encode_step
-from ._triatt_cot import IMAGE, QUESTION, STEP, C, TriAttConfig, TriAttCoT, surprise_of
+from ..models.kv_cache import KeyValues, Node, PrefixTrie, question_key
+from ..models.low_rank import read_updates
+from ._reading import Piece, Reading, States, image_token, read_states
+from ._triatt_cot import C, TriAttConfig, TriAttCoT
 from ._triatt_memory import TriattMemory, triatt_memory
 
+__all__ = ["SvipReward", "image_token"]
+
 CONFIG, HEAD, BACKBONE = "config.json", "head.safetensors", "backbone"
+#: Low-rank updates of a backbone that is saved elsewhere; a configuration that names them has version 2.
+ADAPTER = "adapter"
 
 
 class SvipReward:
@@ -137,18 +142,43 @@ class SvipReward:
             ImageError: a picture cannot be read.
             RewardError: a path is longer than the backbone's context, or the backbone raised.
         """
-        given: Sequence[Any] = paths
-        for path in given:
-            if isinstance(path, str) or any(not isinstance(step, str) for step in path):
-                raise TypeError(f"`paths` must hold tuples of step texts; got {path!r}.")
-        paths = [tuple(p) for p in paths]
+        paths = _checked(paths)
         if not any(paths):
             return [np.zeros((0, C), np.float32) for _ in paths]
+        with self._running():
+            scores = _Evaluation(self, question, paths).run()
+        return [np.stack([scores[p[: i + 1]] for i in range(len(p))]) if p else np.zeros((0, C), np.float32)
+                for p in paths]  # fmt: skip
+
+    def hidden_states(self, question: Question, paths: Sequence[Prefix]) -> dict[Prefix, States]:
+        """Return what the head is given: the hidden states of the prompt and of every step of some paths.
+
+        Args:
+            question: the question with its pictures.
+            paths: sequences of step texts; may be empty, repeat and share beginnings.
+
+        Returns:
+            For the prompt, ``()``, and every prefix of a path: float32 hidden states [L, D] of its own tokens,
+            their surprises [L] and segments [L].  They are those that ``evaluate`` reads, whatever the head.
+
+        Raises:
+            TypeError, ImageError, RewardError: as ``evaluate``.
+
+        Notes:
+            Nothing is kept, and nothing that was kept is used: one pass for the prompt, one for each fork.
+        """
+        paths = _checked(paths)
+        with self._running():
+            return read_states(self.backbone, self.processor, question, paths, self.batch_size)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Hold the model for one call; what its backbone raises becomes a RewardError."""
         with self._lock, torch.inference_mode():
             training = self.backbone.training
             self.backbone.eval()
             try:
-                scores = _Evaluation(self, question, paths).run()
+                yield
             except SvipSearchError:
                 raise
             except Exception as error:
@@ -156,8 +186,6 @@ class SvipReward:
                 raise RewardError(f"the reward model's backbone {name} raised {_line(error)}") from error
             finally:
                 self.backbone.train(training)
-        return [np.stack([scores[p[: i + 1]] for i in range(len(p))]) if p else np.zeros((0, C), np.float32)
-                for p in paths]  # fmt: skip
 
     def save(self, folder: str | Path, backbone: str | None = None) -> None:
         """Write the model to a folder: config.json, head.safetensors and the backbone.
@@ -168,16 +196,21 @@ class SvipReward:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if backbone is None:
-            self.backbone.save_pretrained(folder / BACKBONE)
-            self.processor.save_pretrained(folder / BACKBONE)
+        where = self._save_backbone(folder, backbone)
         weights = {k: v.detach().cpu().contiguous() for k, v in self.head.state_dict().items()}
         save_file(weights, folder / HEAD)
-        config: dict[str, Any] = {"format": "svip-reward", "version": 1, "backbone": backbone or BACKBONE}
+        config: dict[str, Any] = {"format": "svip-reward", "version": 1, **where}
         if self.scoring is not None:
             config["scoring"] = asdict(self.scoring)
         text = json.dumps({**config, "head": asdict(self.head.config)}, indent=2)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+    def _save_backbone(self, folder: Path, backbone: str | None) -> dict[str, Any]:
+        """Write the backbone unless it is named, and return what the configuration says of it."""
+        if backbone is None:
+            self.backbone.save_pretrained(folder / BACKBONE)
+            self.processor.save_pretrained(folder / BACKBONE)
+        return {"backbone": backbone or BACKBONE}
 
     @classmethod
     def load(
@@ -200,11 +233,13 @@ class SvipReward:
             ModelFileError: a file is missing, damaged, or of another model.
         """
         folder = Path(folder)
-        config, where, scoring = _read_config(folder)
+        config, where, scoring, adapter = _read_config(folder)
         options.setdefault("scoring", scoring)
         head = TriAttCoT(**asdict(config))
         _read_head(folder / HEAD, head)
-        backbone, processor = _read_backbone(folder / where if (folder / where).is_dir() else where, dtype)
+        backbone, processor = read_backbone(folder / where if (folder / where).is_dir() else where, dtype)
+        if adapter is not None:
+            backbone = _adapted(backbone, folder / adapter)
         try:
             return cls(backbone, processor, head, **options).to(device)
         except ValueError as error:
@@ -220,37 +255,20 @@ class _StepCache(KeyValues):
     triatt: Any
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Consecutive new steps without a fork: the prefixes that end with each of them."""
-
-    prefixes: tuple[Prefix, ...]
-    ids: tuple[tuple[int, ...], ...]
-
-    @property
-    def length(self) -> int:
-        return sum(map(len, self.ids))
-
-
-class _Evaluation:
+class _Evaluation(Reading):
     """One call of ``SvipReward.evaluate``."""
 
     def __init__(self, model: SvipReward, question: Question, paths: Iterable[Prefix]) -> None:
-        self.model, self.question = model, question
+        surprised = model.head.surprise is not None
+        super().__init__(model.backbone, model.processor, question, model.batch_size, surprised)
+        self.model = model
         self.key = question_key(question)
         self.nodes: dict[Prefix, Node] = {}
-        self.ids: dict[Prefix, tuple[int, ...]] = {}
         if model._memory is None:
             model._memory = triatt_memory(model.head, model.device, model.backend)
         self.memory = model._memory
-        #: Held here so that nothing can be evicted under the call.
-        self.kv: dict[Prefix, _StepCache] = {}
         self.queries: dict[Prefix, Tensor] = {}
         self.scores: dict[Prefix, NDArray[np.float32]] = {}
-        #: Last hidden state of each prefix: what the backbone expects to come next.
-        self.last: dict[Prefix, Tensor] = {}
-        # Of positions against token counts, in models with image-aware positions.
-        self.offset = int(model.backbone.config.model_type == "paligemma")  # counts from one
         self.paths = list(paths)
 
     def run(self) -> dict[Prefix, NDArray[np.float32]]:
@@ -263,20 +281,28 @@ class _Evaluation:
         if new:
             needed = {p[:i] for p in new for i in range(len(p) + 1)}
             missing = sorted(needed - self.kv.keys(), key=len)
-            if missing and not missing[0]:
-                self._read_prompt()
-            if steps := [p for p in missing if p]:
-                self._read_steps(steps)
+            self.read(missing)
             self._score(new)
             self._remember(missing)
         self._count(missing)
         return self.scores
 
+    def take(self, pieces: Sequence[Piece], hidden: Tensor, surprise: Tensor | None) -> None:
+        head = self.model.head
+        k, v, q = head.project(hidden if surprise is None else head.hear(hidden, surprise))
+        for p in pieces:
+            own = (p.row, slice(p.start, p.stop))
+            above = self.kv[p.prefix[:-1]].triatt if p.prefix else None
+            node = self.memory.keep(above, self.segments(p.prefix), k[own], v[own])
+            self.kv[p.prefix] = _StepCache(p.columns.groups, p.columns.layout, node)
+            if p.prefix:
+                self.queries[p.prefix] = q[p.row, p.stop - 1]
+
     def _recall(self, path: Prefix) -> None:
         for i, node in enumerate(self.model._trie.find(self.key, path)):
-            self._take(path[:i], node)
+            self._recall_node(path[:i], node)
 
-    def _take(self, prefix: Prefix, node: Node) -> None:
+    def _recall_node(self, prefix: Prefix, node: Node) -> None:
         self.nodes[prefix], self.ids[prefix] = node, node.ids
         if isinstance(node.kv, _StepCache):
             self.kv[prefix] = node.kv
@@ -286,125 +312,10 @@ class _Evaluation:
         else:
             self.offset = value
 
-    def _read_prompt(self) -> None:
-        model = self.model
-        inputs = build_inputs(model.processor, self.question)
-        self.ids[()] = tuple(inputs["input_ids"][0].tolist())
-        self._check_length(0)
-        for name, value in inputs.items():
-            if isinstance(value, Tensor):
-                dtype = model.backbone.dtype if value.is_floating_point() else None
-                inputs[name] = value.to(model.device, dtype)
-        if "image_grid_thw" in inputs and "mm_token_type_ids" not in inputs:
-            image = inputs["input_ids"] == image_token(model.backbone.config)
-            inputs["mm_token_type_ids"] = image.int()
-        # Models with three-dimensional positions note how far those of text lag behind.
-        lagging = [m for m in model.backbone.modules() if "rope_deltas" in vars(m)]
-        for module in lagging:
-            module.rope_deltas = None
-        cache = DynamicCache()
-        out = model.backbone.base_model(**inputs, past_key_values=cache, use_cache=True)
-        for module in lagging:
-            if module.rope_deltas is not None:
-                self.offset = int(module.rope_deltas.flatten()[0])
-        backbone = KeyValues.from_cache(cache)
-        hidden = out.last_hidden_state.float()
-        k, v, _ = model.head.project(hidden)
-        self._keep((), backbone, k[0], v[0])
-        self.last[()] = hidden[0, -1]
-
-    def _read_steps(self, missing: list[Prefix]) -> None:
-        """Run the missing steps through the backbone, parents before children."""
-        tokenizer = self.model.processor.tokenizer
-        for prefix in missing:
-            if prefix not in self.ids:
-                self.ids[prefix] = tuple(encode_step(tokenizer, prefix[-1]))
-        self._check_length(max(sum(len(self.ids[p[:i]]) for i in range(1, len(p) + 1)) for p in missing))
-        while missing:
-            runs = sorted(self._runs(missing), key=lambda r: r.length)
-            for i in range(0, len(runs), self.model.batch_size):
-                self._read_batch(runs[i : i + self.model.batch_size])
-            missing = [p for p in missing if p not in self.kv]
-
-    def _check_length(self, steps: int) -> None:
-        most = getattr(self.model.backbone.config.get_text_config(), "max_position_embeddings", None)
-        length = len(self.ids[()]) + steps
-        if most and length + self.offset > most:
-            raise RewardError(f"a path of {length} tokens does not fit the {most} positions of the backbone.")
-
-    def _runs(self, missing: list[Prefix]) -> list[_Run]:
-        children: dict[Prefix, list[Prefix]] = {}
-        for prefix in missing:
-            children.setdefault(prefix[:-1], []).append(prefix)
-        runs = []
-        for prefix in missing:
-            if prefix[:-1] in self.kv:
-                chain = [prefix]
-                while len(below := children.get(chain[-1], [])) == 1:
-                    chain.append(below[0])
-                runs.append(_Run(tuple(chain), tuple(self.ids[p] for p in chain)))
-        return runs
-
-    def _read_batch(self, runs: list[_Run]) -> None:
-        model = self.model
-        longest = max(r.length for r in runs)
-        known = []
-        for run in runs:
-            first = run.prefixes[0]
-            known.append([self.kv[first[:i]] for i in range(len(first))])
-        cache = BatchCache.assemble(known, reserve=longest)
-        lengths = cache.length - cache.starts  # of the known paths
-
-        # Short rows are filled up on the right: no real token sees what comes after it.
-        ids = torch.empty((len(runs), longest), dtype=torch.int64)
-        for row, run in enumerate(runs):
-            tokens = [i for step in run.ids for i in step]
-            ids[row] = torch.tensor(tokens + tokens[-1:] * (longest - run.length))
-        positions = lengths[:, None] + torch.arange(longest)[None, :] + self.offset
-        out = model.backbone.base_model(
-            input_ids=ids.to(model.device),
-            attention_mask=cache.attention_mask(longest),
-            position_ids=positions.to(model.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        hidden = out.last_hidden_state.float()
-        k, v, q = model.head.project(self._heard(hidden, ids.to(model.device), runs))
-        for row, run in enumerate(runs):
-            start, before = 0, int(lengths[row])
-            for prefix, step in zip(run.prefixes, run.ids, strict=True):
-                stop = start + len(step)
-                backbone = cache.take(row, before + start, before + stop)
-                self._keep(prefix, backbone, k[row, start:stop], v[row, start:stop])
-                self.queries[prefix] = q[row, stop - 1]
-                self.last[prefix] = hidden[row, stop - 1]
-                start = stop
-
-    def _heard(self, hidden: Tensor, ids: Tensor, runs: list[_Run]) -> Tensor:
-        """Return hidden states [runs, tokens, D] with the surprise of each token mixed in."""
-        head = self.model.head
-        if head.surprise is None:
-            return hidden
-        before = torch.stack([self.last[run.prefixes[0][:-1]] for run in runs])[:, None]
-        previous = torch.cat([before, hidden[:, :-1]], 1)
-        weights = self.model.backbone.get_output_embeddings()
-        return head.hear(hidden, surprise_of(weights(previous.to(self.model.backbone.dtype)), ids))
-
-    def _keep(self, prefix: Prefix, backbone: KeyValues, k: Tensor, v: Tensor) -> None:
-        above = self.kv[prefix[:-1]].triatt if prefix else None
-        node = self.memory.keep(above, self._segments(prefix), k, v)
-        self.kv[prefix] = _StepCache(backbone.groups, backbone.layout, node)
-
     def _score(self, new: list[Prefix]) -> None:
         q = torch.stack([self.queries[p] for p in new])
         scores = self.memory.score([self.kv[p].triatt for p in new], q)
         self.scores.update(zip(new, scores, strict=True))
-
-    def _segments(self, prefix: Prefix) -> NDArray[np.uint8]:
-        ids = np.array(self.ids[prefix])
-        if prefix:
-            return np.full(ids.shape, STEP, np.uint8)
-        return np.where(ids == image_token(self.model.backbone.config), IMAGE, QUESTION).astype(np.uint8)
 
     def _remember(self, computed: list[Prefix]) -> None:
         trie = self.model._trie
@@ -425,15 +336,14 @@ class _Evaluation:
         self.model.usage.reward_calls += len(self.paths)
 
 
-def image_token(config: Any) -> int:
-    """Return the id of the image placeholder of a backbone, -1 where it has none."""
-    for name in ("image_token_id", "image_token_index"):
-        if isinstance(found := getattr(config, name, None), int):
-            return found
-    return -1
+def _checked(paths: Sequence[Any]) -> list[Prefix]:
+    for path in paths:
+        if isinstance(path, str) or any(not isinstance(step, str) for step in path):
+            raise TypeError(f"`paths` must hold tuples of step texts; got {path!r}.")
+    return [tuple(p) for p in paths]
 
 
-def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None]:
+def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None, str | None]:
     path = folder / CONFIG
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -443,10 +353,12 @@ def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None]:
         raise ModelFileError(f"{path} cannot be read: {_line(error)}") from None
     if not isinstance(data, dict) or data.get("format") != "svip-reward":
         raise ModelFileError(f"{path} does not describe a reward model: `format` must be 'svip-reward'.")
-    if data.get("version") != 1:
-        raise ModelFileError(f"{path} has version {data.get('version')!r}; this library reads version 1.")
+    if data.get("version") not in (1, 2):
+        raise ModelFileError(f"{path} has version {data.get('version')!r}; this library reads versions 1 and 2.")
     if not isinstance(data.get("head"), dict) or not isinstance(data.get("backbone"), str):
         raise ModelFileError(f"{path} must have an object `head` and a text `backbone`.")
+    if not isinstance(adapter := data.get("adapter"), str | None):
+        raise ModelFileError(f"{path} has a wrong `adapter`: it must be the name of a folder.")
     try:
         head = TriAttConfig(**data["head"])
     except (TypeError, ValueError) as error:
@@ -455,7 +367,7 @@ def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None]:
         scoring = Scoring(**data["scoring"]) if data.get("scoring") is not None else None
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path} has a wrong `scoring`: {_line(error)}") from None
-    return head, data["backbone"], scoring
+    return head, data["backbone"], scoring, adapter
 
 
 def _read_head(path: Path, head: TriAttCoT) -> None:
@@ -479,7 +391,12 @@ def _read_head(path: Path, head: TriAttCoT) -> None:
     head.load_state_dict(weights)
 
 
-def _read_backbone(where: str | Path, dtype: str | torch.dtype) -> tuple[Any, Any]:
+def read_backbone(where: str | Path, dtype: str | torch.dtype) -> tuple[Any, Any]:
+    """Return a backbone and its processor from a folder or a hub id.
+
+    Raises:
+        ModelFileError: there is none that can be used.
+    """
     from ..models import puzzle_processor  # noqa: F401  (makes the embedded models known by name)
 
     try:
@@ -493,6 +410,14 @@ def _read_backbone(where: str | Path, dtype: str | torch.dtype) -> tuple[Any, An
         name = sorted(report["missing_keys"])[0]
         raise ModelFileError(f"{where} lacks weights of its backbone: {name!r} and maybe more.")
     return backbone, processor
+
+
+def _adapted(backbone: Any, folder: Path) -> Any:
+    """Return a backbone with the low-rank updates of a folder added to its weights."""
+    try:
+        return read_updates(backbone, folder)
+    except Exception as error:  # as for backbones
+        raise ModelFileError(f"{folder} does not hold a usable adapter: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:

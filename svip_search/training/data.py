@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,15 +52,18 @@ def cell_labels(puzzle: Puzzle, side: int = 8) -> np.ndarray[Any, np.dtype[np.in
 class PuzzleChunks(Dataset[Chunk]):
     """Chunk ``c`` holds puzzles ``c * size`` to ``(c + 1) * size - 1`` of a seed's sequence."""
 
-    def __init__(self, processor: PuzzleProcessor, seed: int, chunks: range, size: int = 512) -> None:
+    def __init__(
+        self, processor: PuzzleProcessor, seed: int, chunks: range, size: int = 512, families: Sequence[str] = ()
+    ) -> None:
         self.processor, self.seed, self.chunks, self.size = processor, seed, chunks, size
+        self.families = tuple(families) or None
 
     def __len__(self) -> int:
         return len(self.chunks)
 
     def __getitem__(self, item: int) -> Chunk:
         start = self.chunks[item] * self.size
-        puzzles = [generate_puzzle(self.seed, start + i) for i in range(self.size)]
+        puzzles = [generate_puzzle(self.seed, start + i, families=self.families) for i in range(self.size)]
         return encode(puzzles, self.processor)
 
 

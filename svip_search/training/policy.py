@@ -39,6 +39,7 @@ class TrainPolicyConfig:
         model: ``"puzzle-nano"`` or ``"puzzle-tiny"``.
         out: folder for the finished model, its log and the checkpoint.
         start: folder of a model of the same size to begin from; empty: from scratch.
+        families: what to draw from; a name given twice is drawn twice as often; empty: all families alike.
         samples: puzzles to see in all; none is seen twice.
         eye_samples: of these, how many at the start train the eye alone, at a third of the cost:
             numerals take the most pictures to learn, and reading is of no use before them.
@@ -61,6 +62,7 @@ class TrainPolicyConfig:
     model: str = "puzzle-nano"
     out: str = "runs/puzzle-nano"
     start: str = ""
+    families: tuple[str, ...] = ()
     samples: int = 200_000
     eye_samples: int = 0
     muon_filters: bool = True
@@ -196,14 +198,14 @@ def _start(config: TrainPolicyConfig) -> _Run:
     run = _Run(config, model, processor, make_optimizers(model, config.learning_rate, config.muon_filters), device)
     Path(config.out).mkdir(parents=True, exist_ok=True)
     if config.resume and run.checkpoint.exists():
-        run.progress = load_checkpoint(run.checkpoint, model, run.optimizers, device)
+        run.progress, _ = load_checkpoint(run.checkpoint, model, run.optimizers, device)
     return run
 
 
 def _chunks(run: _Run) -> Iterator[tuple[int, Chunk]]:
     size = run.config.chunk
     first, last = run.progress.seen // size, -(-run.config.samples // size)
-    data = PuzzleChunks(run.processor, run.config.seed, range(first, last), size)
+    data = PuzzleChunks(run.processor, run.config.seed, range(first, last), size, run.config.families)
     loader = DataLoader(
         data, batch_size=None, num_workers=run.config.workers,
         prefetch_factor=2 if run.config.workers else None,

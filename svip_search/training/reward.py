@@ -1,13 +1,13 @@
-"""Training of the embedded SVIP-Reward on right, corrupted and policy-sampled steps.
+"""Training of SVIP-Reward on labelled chains of thought: ``svip-search train reward``.
 
-Every puzzle brings several chains of thought: one right, some corrupted, the rest sampled from
-policies.  They are packed behind their common picture and question, so the prefix is computed once:
+::
 
-    [64 visual tokens][question][chain 1][chain 2]…     each chain sees the prefix and itself
+    trees    = all chains of a question, equal beginnings once           (step_trees)
+    logits   = scorer(trees)                 one row of 3 for every node  (puzzle_scorer, frozen_scorer, …)
+    loss     = sum over dimensions of mean cross-entropy with soft labels, where a label is known
+    then     : the weights of the lowest loss on held-out questions; a temperature a dimension; a scoring
 
-Loss = binary cross-entropy with soft labels, summed over relevance, logic and attribute and masked
-where a label is missing, + the eye's loss (see ``training.policy``) + cross-entropy of the right
-chains' tokens, which keeps the backbone able to tell what it would have written itself.
+Questions are held out by what they ask and show, so no seed or scene of training is among them.
 """
 
 from __future__ import annotations
@@ -15,400 +15,414 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from .._aggregate import Aggregate, aggregate, step_value
-from .._types import DIMENSIONS, ProposeRequest
-from ..datasets.puzzles import Puzzle, generate_puzzle
-from ..datasets.puzzles.labels import LabelSource, corrupt, label_steps
-from ..models.embedded import new_model, new_processor
-from ..models.prompt import STEP_SEPARATOR
-from ..models.puzzle_processor import PuzzleProcessor
-from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
-from ..policies.transformers_policy import TransformersPolicy
-from ..rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT, surprise_of
-from ..rewards.svip_reward import SvipReward
-from .checkpoint import Progress as _Progress
-from .checkpoint import load_checkpoint, save_checkpoint, write_facts
-from .data import Chunk, encode, to_pixels
-from .policy import VALIDATION_SEED, make_optimizers, perception_loss
+from .._aggregate import Scoring
+from .._errors import TrainingError
+from .._types import DIMENSIONS
+from ..datasets.svip import SvipRecord, is_correct
+from ..evaluation.metrics import auroc, calibration_error
+from .calibration import fit_scoring, fit_temperatures
+from .checkpoint import Progress, load_checkpoint, load_trained_state, save_checkpoint, trained_state, write_facts
+from .scorers import TUNES, make_scorer
+from .step_scorer import StepScorer
+from .step_trees import Labels, StepTree, read_step_trees
 
-Chain = list[str]
+SOURCES = ("all", "program", "policy")
+Report = Callable[[int, int, str], None]
 
 
 @dataclass
 class TrainRewardConfig:
-    """How the embedded reward model is trained.
+    """How a reward model is trained.
 
     Args:
-        out: folder for the finished model and its log.
-        backbone: folder of a policy whose weights the backbone starts from; empty: from scratch.
-        size: size of a backbone from scratch, as in ``TrainPolicyConfig.model``.
-        policies: folders of policies whose samples are judged too.
-        samples: puzzles to see in all.
-        chains: chains of thought a puzzle: one right, one corrupted, the others sampled.
-        batch_size: puzzles a step.
-        learning_rate: peak learning rate.
-        temperature: of the policies' samples; half of them are drawn hotter by a half.
+        data: data sets of ``svip-search data build``, or files of such records.
+        out: folder for the finished model, its log and the checkpoint.
+        backbone: embedded model, folder or hub id whose weights the backbone starts from; empty: a new one of ``size``.
+        size: size of a new backbone, as in ``TrainPolicyConfig.model``.
+        tune: what is trained: ``full`` (all weights, embedded backbones), ``frozen`` (the head, on hidden states
+            that are computed once), ``lora`` (the head and low-rank updates of the backbone); ``auto``: full for
+            embedded backbones, else frozen.
+        labels: ``soft``; ``hard`` (0 or 1); ``outcome`` (each step gets the share of its chains that end right).
+        dimensions: what the loss counts.
+        dimension_weights: weight of each of these in the loss; empty: all alike.
+        sources: which chains count: ``all``, those of programs (``program``) or of policies (``policy``).
+        samples: questions to see in all; data that is shorter is seen again in another order.
+        batch_size: questions a step.
+        learning_rate: peak; it warms up over 100 steps and falls to zero.
         head_dim: width of TriAtt-CoT's queries, keys and values.
-        n_kv_heads: 1 (shared by the dimensions) or 3.
+        n_kv_heads: 1 (keys and values shared by the dimensions) or 3.
+        n_heads: 3, or 1 for one attention that the dimensions share.
+        query: ``conditioned`` on the end of the step, or ``constant``.
+        segment_bias: whether each dimension learns where to look: question, image, earlier steps, this step.
+        mlp: a hidden GELU layer in the head.
         surprise: whether the head hears how unlikely the backbone held each token (see ``TriAttCoT``).
-        seed: of the puzzles, the corruptions and the head.
+        seed: of the head and the order of the data.
         threads: CPU threads, 0 = as torch chooses.
-        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: ``auto``, ``cpu`` or ``cuda``.
         bf16: compute in bfloat16.
-        validate_every: puzzles between two validations.
-        validation_puzzles: held-out puzzles of a validation.
-        chunk: puzzles drawn and judged at a time; runs resume at the start of one.
+        validate_every: questions between two validations, each of which leaves a checkpoint.
+        validation: held-out questions of a validation.
+        patience: validations without a lower loss after which training ends; 0: never.
+        calibrate: fit a temperature a dimension and the scoring on held-out questions at the end.
         resume: continue from the checkpoint in ``out`` if there is one.
+        skip_bad: pass over records that cannot be used, and count them, instead of stopping.
+        cache: folder for the hidden states of a frozen backbone; empty: ``hidden-states`` in ``out``.
+        lora_rank: rank of the updates.
+        domain_weights: learn a weight a domain that favours what helps on held-out questions (bi-level, DreamPRM).
+        meta_every: steps between two updates of these weights.
     """
 
-    out: str = "runs/svip-tiny"
+    data: tuple[str, ...] = ()
+    out: str = "runs/svip"
     backbone: str = ""
     size: str = "puzzle-tiny"
-    policies: tuple[str, ...] = ()
+    tune: str = "auto"
+    labels: str = "soft"
+    dimensions: tuple[str, ...] = DIMENSIONS
+    dimension_weights: tuple[float, ...] = ()
+    sources: str = "all"
     samples: int = 20_000
-    chains: int = 5
     batch_size: int = 16
     learning_rate: float = 1e-3
-    temperature: float = 1.0
     head_dim: int = 64
     n_kv_heads: int = 3
+    n_heads: int = 3
+    query: str = "conditioned"
+    segment_bias: bool = True
+    mlp: bool = False
     surprise: bool = True
     seed: int = 1
     threads: int = 0
     device: str = "auto"
     bf16: bool = False
     validate_every: int = 4096
-    validation_puzzles: int = 200
-    chunk: int = 512
+    validation: int = 400
+    patience: int = 4
+    calibrate: bool = True
     resume: bool = True
+    skip_bad: bool = False
+    cache: str = ""
+    lora_rank: int = 8
+    domain_weights: bool = False
+    meta_every: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("samples", "batch_size", "validate_every", "validation_puzzles", "chunk"):
+        for name in ("samples", "batch_size", "validate_every", "validation", "head_dim", "lora_rank", "meta_every"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        if self.chains < 2:
-            raise ValueError(f"`chains` must be at least 2; got {self.chains}.")
+        if not self.data:
+            raise ValueError("`data` must name at least one data set (svip-search data build makes one); got none.")
+        choices = {"tune": TUNES, "labels": ("soft", "hard", "outcome"), "sources": SOURCES,
+                   "query": ("conditioned", "constant")}  # fmt: skip
+        for name, admissible in choices.items():
+            if getattr(self, name) not in admissible:
+                raise ValueError(f"`{name}` must be one of {', '.join(admissible)}; got {getattr(self, name)!r}.")
+        if not self.dimensions or set(self.dimensions) - set(DIMENSIONS):
+            raise ValueError(f"`dimensions` must be among {', '.join(DIMENSIONS)}; got {', '.join(self.dimensions)!r}.")
+        if self.dimension_weights and (
+            len(self.dimension_weights) != len(self.dimensions) or not min(self.dimension_weights) > 0
+        ):
+            raise ValueError(
+                f"`dimension_weights` must be {len(self.dimensions)} numbers above 0; got {self.dimension_weights}."
+            )
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Indices of the dimensions that the loss counts."""
+        return tuple(DIMENSIONS.index(name) for name in self.dimensions)
 
 
-# ---- chains ----------------------------------------------------------------------------------
+# ---- loss ------------------------------------------------------------------------------------
 
 
-def sample_chains(
-    policy: TransformersPolicy, puzzles: Sequence[Puzzle], n: int, temperature: float, seed: int
-) -> list[list[Chain]]:
-    """Return ``n`` sampled chains of thought for every puzzle."""
-    requests = [ProposeRequest(p.question, (), n, seed + p.index, temperature, whole=True) for p in puzzles]
-    return [[[c.text for c in steps] for steps in found] for found in policy.propose(requests)]
+def reward_loss(
+    logits: Tensor, targets: Tensor, weights: Tensor | None = None, dimensions: Tensor | None = None
+) -> Tensor:
+    """Return the masked soft cross-entropy: mean over steps, sum over dimensions.
 
+    Args:
+        logits: [N, 3].
+        targets: [N, 3] in [0, 1], NaN where nothing is known.
+        weights: [N] of the steps; default 1.
+        dimensions: [3]; default 1.
 
-@dataclass
-class LabelledChunk:
-    """Puzzles, their tensors, and labelled chains of thought [P][K]."""
-
-    puzzles: list[Puzzle]
-    tensors: Chunk
-    chains: list[list[Chain]]
-    labels: list[list[NDArray[np.float32]]]
-
-
-def labelled_chunk(
-    config: TrainRewardConfig, policies: Sequence[TransformersPolicy],
-    processor: PuzzleProcessor, number: int, size: int, source: LabelSource,
-) -> LabelledChunk:  # fmt: skip
-    """Return chunk ``number``: the same for the same configuration and policies."""
-    puzzles = [generate_puzzle(config.seed, number * size + i) for i in range(size)]
-    tensors = encode(puzzles, processor)
-    rng = np.random.default_rng([config.seed, number, 1])
-    chains: list[list[Chain]] = [[list(p.steps), corrupt(p, rng)] for p in puzzles]
-    for k in range(config.chains - 2):
-        if not policies:
-            sampled = [[corrupt(p, rng)] for p in puzzles]
-        else:
-            hot = config.temperature * (1.0 if k % 2 == 0 else 1.5)
-            policy = policies[k % len(policies)]
-            sampled = sample_chains(policy, puzzles, 1, hot, k << 32)
-        for mine, more in zip(chains, sampled, strict=True):
-            mine.append(more[0][:16] if more and more[0] else ["answer"])
-    labels = [[source(p, c) for c in cs] for p, cs in zip(puzzles, chains, strict=True)]
-    return LabelledChunk(puzzles, tensors, chains, labels)
-
-
-# ---- packed batches --------------------------------------------------------------------------
-
-
-@dataclass
-class Packed:
-    """Chains packed behind their prefix, and where to find each chain's tokens afterwards.
-
-    ``ids``, ``chain`` (0 prefix, 1.. chains, -1 padding) and ``positions`` are [P, L] without the
-    visual tokens; ``gather``, ``segments``, ``step_index`` are [P * K, M] over the whole row with
-    the visual tokens; ``separators`` and ``labels`` are [P * K, S] and [P * K, S, 3].
+    Example:
+        >>> targets = torch.tensor([[0.5, float("nan"), 0.5]])
+        >>> round(reward_loss(torch.zeros(1, 3), targets).item(), 4)  # twice log 2
+        1.3863
     """
-
-    ids: Tensor
-    chain: Tensor
-    positions: Tensor
-    gather: Tensor
-    segments: Tensor
-    step_index: Tensor
-    separators: Tensor
-    labels: Tensor
-
-
-def pack(data: LabelledChunk, rows: NDArray[Any], processor: PuzzleProcessor, max_tokens: int = 110) -> Packed:
-    """Return the packed tensors of some puzzles of a chunk; over-long chains lose their last steps."""
-    visual, pad = processor.n_visual_tokens, processor.tokenizer.pad_token_id
-    ids: list[list[int]] = []
-    owner: list[list[int]] = []
-    position: list[list[int]] = []
-    views: list[dict[str, list[int]]] = []
-    labels: list[NDArray[np.float32]] = []
-    for r in rows:
-        prompt = data.tensors.prompts[r]
-        row, own, pos = list(prompt), [0] * len(prompt), list(range(visual, visual + len(prompt)))
-        for k, chain in enumerate(data.chains[r], 1):
-            steps = processor.tokenizer([s + STEP_SEPARATOR for s in chain], add_special_tokens=False)["input_ids"]
-            lengths = np.cumsum([len(s) for s in steps])
-            steps = steps[: max(1, int((lengths <= max_tokens).sum()))]
-            views.append(_view(visual, len(prompt), visual + len(row), [len(s) for s in steps]))
-            labels.append(data.labels[r][k - 1][: len(steps)])
-            flat = [t for s in steps for t in s]
-            row += flat
-            own += [k] * len(flat)
-            pos += range(visual + len(prompt), visual + len(prompt) + len(flat))
-        ids.append(row)
-        owner.append(own)
-        position.append(pos)
-    most = max(len(la) for la in labels)
-    stacked = np.full((len(labels), most, 3), np.nan, np.float32)
-    for i, la in enumerate(labels):
-        stacked[i, : len(la)] = la
-    return Packed(
-        _pad(ids, pad), _pad(owner, -1), _pad(position, 0), _pad([v["gather"] for v in views], 0),
-        _pad([v["segments"] for v in views], QUESTION), _pad([v["steps"] for v in views], PADDING),
-        _pad([v["separators"] for v in views], -1), torch.from_numpy(stacked),
-    )  # fmt: skip
-
-
-def _view(visual: int, prompt: int, start: int, lengths: list[int]) -> dict[str, list[int]]:
-    """Return one chain's tokens as seen alone: prefix first, then its own steps."""
-    prefix, own = visual + prompt, sum(lengths)
-    return {
-        "gather": [*range(prefix), *range(start, start + own)],
-        "segments": [IMAGE] * visual + [QUESTION] * prompt + [STEP] * own,
-        "steps": [PROMPT] * prefix + [s for s, n in enumerate(lengths) for _ in range(n)],
-        "separators": [prefix + int(e) - 1 for e in np.cumsum(lengths)],
-    }
-
-
-def _pad(rows: list[list[int]], value: int) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows))), value)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row)
-    return out
-
-
-def visible(chain: Tensor, visual: int) -> Tensor:
-    """Return the attention mask [P, 1, V + L, V + L]: causal, prefix and own chain only."""
-    full = functional.pad(chain, (visual, 0), value=0)
-    query, key = full[:, :, None], full[:, None, :]
-    causal = torch.ones(full.shape[1], full.shape[1], dtype=torch.bool, device=chain.device).tril()
-    return (causal & ((key == 0) | (key == query)))[:, None]
-
-
-class _Model(torch.nn.Module):
-    """Backbone and head as one trainable module."""
-
-    def __init__(self, backbone: PuzzleVLMForConditionalGeneration, head: TriAttCoT) -> None:
-        super().__init__()
-        self.backbone, self.head = backbone, head
-
-    def forward(self, pixels: Tensor, batch: Packed) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Return the logits [P * K, S, 3], the eye's guesses, and the language loss of the right chains."""
-        inner = self.backbone.model
-        visual, guesses = inner.get_image_features(to_pixels(pixels))
-        embeds = torch.cat([visual, inner.get_input_embeddings()(batch.ids)], 1)
-        places = torch.arange(visual.shape[1], device=embeds.device).expand(len(embeds), -1)
-        hidden = inner.language_model(
-            inputs_embeds=embeds,
-            attention_mask=visible(batch.chain, visual.shape[1]),
-            position_ids=torch.cat([places, batch.positions], 1),
-            use_cache=False,
-        ).last_hidden_state
-        row = torch.arange(len(batch.gather), device=hidden.device) // (len(batch.gather) // len(hidden))
-        alone = hidden[row[:, None], batch.gather]
-        ids = functional.pad(batch.ids, (visual.shape[1], 0))[row[:, None], batch.gather]
-        step = batch.step_index[:, 1:] >= 0
-        expected = self.backbone.lm_head(alone[:, :-1])
-        first = torch.arange(len(row), device=row.device) % (len(row) // len(hidden)) == 0
-        chosen = step & first[:, None]  # the first chain of every puzzle is the right one
-        language = functional.cross_entropy(expected[chosen].float(), ids[:, 1:][chosen])
-        # The likelihood is a measurement here: only the right chains may teach the language model.
-        surprise = functional.pad(surprise_of(expected.detach(), ids[:, 1:]) * step, (1, 0))
-        heard = self.head.hear(alone, surprise)
-        return self.head(heard, batch.segments, batch.step_index, batch.separators), guesses, language
-
-
-def reward_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the masked soft cross-entropy, averaged over steps and summed over dimensions."""
-    known = ~labels.isnan()
-    each = functional.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
-    per_dimension = (each * known).sum((0, 1)) / known.sum((0, 1)).clamp(min=1)
-    return per_dimension.sum()
-
-
-# ---- validation ------------------------------------------------------------------------------
-
-
-def auroc(scores: NDArray[Any], positive: NDArray[Any]) -> float:
-    """Return the area under the ROC curve (ties count half); NaN where one class is missing."""
-    order = np.argsort(scores, kind="stable")
-    _, inverse, counts = np.unique(scores[order], return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    ranks = np.empty(len(scores))
-    ranks[order] = (ends - (counts - 1) / 2)[inverse]
-    n, p = len(scores), int(positive.sum())
-    if p in (0, n):
-        return float("nan")
-    return float((ranks[positive].sum() - p * (p + 1) / 2) / (p * (n - p)))
-
-
-AGGREGATES: tuple[Aggregate, ...] = ("mean", "min", "product", "mean_log_odds", "last")
-
-
-def validate(
-    reward: SvipReward, puzzles: list[Puzzle], sampled: list[list[Chain]], source: LabelSource
-) -> dict[str, Any]:
-    """Return AUROC a dimension, and how often each way of choosing among the samples is right."""
-    scores, labels = [], []
-    right: dict[str, list[bool]] = {name: [] for name in ("first", "majority", "any", *AGGREGATES)}
-    for puzzle, chains in zip(puzzles, sampled, strict=True):
-        chains = [c for c in chains if c]
-        rewards = reward.evaluate(puzzle.question, [tuple(c) for c in chains])
-        scores += rewards
-        labels += [source(puzzle, c) for c in chains]
-        answers = [c[-1] for c in chains]
-        truth = f"answer : {puzzle.answer}"
-        right["first"].append(answers[0] == truth)
-        right["any"].append(truth in answers)
-        right["majority"].append(Counter(answers).most_common(1)[0][0] == truth)
-        for how in AGGREGATES:
-            values = [aggregate(step_value(r), how) for r in rewards]
-            right[how].append(answers[int(np.argmax(values))] == truth)
-    score, label = np.concatenate(scores), np.concatenate(labels)
-    report: dict[str, Any] = {f"right_{k}": round(float(np.mean(v)), 4) for k, v in right.items()}
-    for c, name in enumerate(DIMENSIONS):
-        known = ~np.isnan(label[:, c])
-        report[f"auroc_{name}"] = round(auroc(score[known, c], label[known, c] > 0.99), 4)
-    return report
+    known = ~targets.isnan()
+    each = functional.binary_cross_entropy_with_logits(logits.float(), targets.nan_to_num(), reduction="none")
+    weighted = each * known if weights is None else each * known * weights[:, None]
+    per_dimension = weighted.sum(0) / known.sum(0).clamp(min=1)
+    return per_dimension.sum() if dimensions is None else (per_dimension * dimensions).sum()
 
 
 # ---- the run ---------------------------------------------------------------------------------
 
 
-def _rate(seen: int, config: TrainRewardConfig) -> float:
-    warmup = min(1.0, (seen + config.batch_size) / (100 * config.batch_size))
-    return config.learning_rate * min(warmup, 1.0 - seen / max(1, config.samples))
+@dataclass
+class _Run:
+    config: TrainRewardConfig
+    scorer: StepScorer
+    optimizers: list[torch.optim.Optimizer]
+    device: torch.device
+    training: list[StepTree]
+    held_out: list[StepTree]
+    dimensions: Tensor
+    domains: Any = None
+    progress: Progress = field(default_factory=Progress)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
 
 
-def _batches(size: int, batch_size: int, seed: Sequence[int]) -> Iterator[NDArray[Any]]:
-    order = np.random.default_rng(seed).permutation(size)
-    yield from (order[i : i + batch_size] for i in range(0, size, batch_size))
-
-
-def train_reward(
-    config: TrainRewardConfig, progress: Callable[[int, int, str], None] | None = None,
-    source: LabelSource = label_steps,
-) -> Path:  # fmt: skip
+def train_reward(config: TrainRewardConfig, progress: Report | None = None) -> Path:
     """Train SVIP-Reward and return the folder of the finished model.
 
     Args:
         config: what to train and how.
         progress: called as ``progress(seen, samples, text)`` after every batch.
-        source: gives the labels of the steps; scene truth by default.
+
+    Raises:
+        TrainingError: the data does not suit the backbone, the loss is no number, or the checkpoint is damaged.
+        ValueError: a data set does not exist or has no usable record.
+
+    Notes:
+        The same settings give the same model on the same machine with the same number of threads.  An
+        interrupted run continues from its last validation.
     """
-    device = torch.device(
-        ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
-    )
+    run = _start(config, progress)
+    due = _next(run.progress.seen, config.validate_every)
+    losses: list[float] = []
+    for batch in _batches(run):
+        losses.append(_step(run, batch))
+        run.progress.seen += len(batch)
+        run.progress.steps += 1
+        if progress:
+            progress(min(run.progress.seen, config.samples), config.samples, f"loss {losses[-1]:.3f}")
+        last = run.progress.seen >= config.samples
+        if run.progress.seen >= due or last:
+            due = _next(run.progress.seen, config.validate_every)
+            _validate(run, losses)
+            losses = []
+            if last or (config.patience and run.progress.waited >= config.patience):
+                break
+    return _finish(run)
+
+
+def _next(seen: int, every: int) -> int:
+    return (seen // every + 1) * every
+
+
+def _start(config: TrainRewardConfig, progress: Report | None) -> _Run:
+    name = config.device
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    processor = AutoProcessor.from_pretrained(config.backbone) if config.backbone else new_processor()
-    backbone = (
-        AutoModelForImageTextToText.from_pretrained(config.backbone)
-        if config.backbone
-        else new_model(config.size, processor)
-    )
-    head = TriAttCoT(
-        backbone.config.text_config.hidden_size, config.head_dim, config.n_kv_heads, surprise=config.surprise
-    )
-    model = _Model(backbone, head).to(device).train()
-    policies = [TransformersPolicy.load(p, device=device, cache_tokens=0) for p in config.policies]
-    optimizers = make_optimizers(model, config.learning_rate)
-    out, size = Path(config.out), config.chunk
+    out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    held_out = [generate_puzzle(VALIDATION_SEED, i) for i in range(config.validation_puzzles)]
-    judge = policies[-1] if policies else TransformersPolicy(backbone, processor, cache_tokens=0)
-    sampled = sample_chains(judge, held_out, 8, 1.0, 0)
-    state = _Progress()
-    checkpoint = out / "checkpoint.pt"
-    if config.resume and checkpoint.exists():
-        state = load_checkpoint(checkpoint, model, optimizers, device)
-    began = time.perf_counter() - state.seconds
-    for number in range(state.seen // size, -(-config.samples // size)):
-        data = labelled_chunk(config, policies, processor, number, size, source)
-        losses = []
-        for rows in _batches(size, config.batch_size, [config.seed, number, 2]):
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = max(0.0, _rate(state.seen, config))
-            losses.append(_step(model, optimizers, data, rows, processor, device, config.bf16))
-            state.seen += len(rows)
-            if progress:
-                progress(min(state.seen, config.samples), config.samples, f"loss {losses[-1]:.3f}")
-        state.seconds = time.perf_counter() - began
-        if state.seen // config.validate_every > (state.seen - size) // config.validate_every or (
-            state.seen >= config.samples
-        ):
-            reward = SvipReward(model.backbone, processor, model.head)
-            record = {"seen": state.seen, "seconds": round(state.seconds), "loss": round(float(np.mean(losses)), 4),
-                      **validate(reward, held_out, sampled, source)}  # fmt: skip
-            with open(out / "training.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-            reward.save(out)
-            model.train()
-        save_checkpoint(checkpoint, model, optimizers, state)
-    write_facts(out, config, model, state)
-    return out
+    training, held_out = _read(config)
+    scorer = make_scorer(config, device)
+    scorer.prepare([*training, *held_out], progress)
+    weights = torch.zeros(len(DIMENSIONS), device=device)
+    weights[list(config.columns)] = torch.tensor(config.dimension_weights or [1.0] * len(config.columns), device=device)
+    run = _Run(config, scorer, scorer.make_optimizers(config.learning_rate), device, training, held_out, weights)
+    if config.domain_weights:
+        from .domain_weights import DomainWeights
+
+        run.domains = DomainWeights(sorted({tree.domain for tree in training})).to(device)
+    if config.resume and run.checkpoint.exists():
+        run.progress, kept = load_checkpoint(run.checkpoint, scorer, run.optimizers, device)
+        run.best = kept["best"]
+        if run.domains is not None:
+            run.domains.load_state_dict(kept["domains"])
+    run.began = time.perf_counter() - run.progress.seconds
+    return run
 
 
-def _step(
-    model: _Model, optimizers: list[torch.optim.Optimizer], data: LabelledChunk, rows: NDArray[Any],
-    processor: PuzzleProcessor, device: torch.device, bf16: bool,
-) -> float:  # fmt: skip
-    batch = pack(data, rows, processor)
-    batch = Packed(**{k: v.to(device) for k, v in vars(batch).items()})
-    index = torch.from_numpy(rows)
-    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-        logits, guesses, language = model(data.tensors.pixels[index].to(device), batch)
-    loss = reward_loss(logits, batch.labels)
-    eye = perception_loss(guesses, data.tensors.cells[index].to(device))
-    for optimizer in optimizers:
+def _read(config: TrainRewardConfig) -> tuple[list[StepTree], list[StepTree]]:
+    skipped: Counter[str] | None = Counter() if config.skip_bad else None
+
+    def wanted(record: SvipRecord) -> bool:
+        return config.sources == "all" or record.source.startswith(config.sources)
+
+    training = read_step_trees(config.data, "train", wanted, skipped)
+    # Judged by all chains: a search meets those of policies, whatever was trained on.
+    held_out = read_step_trees(config.data, "validation", None, skipped)
+    if skipped:
+        (Path(config.out) / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n", encoding="utf-8")
+    return training, held_out[: config.validation]
+
+
+def _batches(run: _Run) -> Any:
+    """Yield the batches that are left: epoch after epoch, trees of similar size together, in random order."""
+    config, sizes = run.config, np.array([sum(map(len, tree.steps)) for tree in run.training])
+    done = run.progress.steps
+    per_epoch = -(-len(sizes) // config.batch_size)
+    for epoch in range(done // per_epoch, 1 + config.samples // len(sizes) + 1):
+        rng = np.random.default_rng([config.seed, epoch])
+        order = np.argsort(sizes * rng.uniform(0.8, 1.25, len(sizes)))
+        cut = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
+        first = done - epoch * per_epoch if epoch == done // per_epoch else 0
+        for b in rng.permutation(len(cut))[first:]:
+            yield [run.training[i] for i in cut[b]]
+
+
+def _rate(run: _Run) -> float:
+    config = run.config
+    warmup = min(1.0, (run.progress.steps + 1) / 100)
+    return config.learning_rate * max(0.0, min(warmup, 1.0 - run.progress.seen / config.samples))
+
+
+def targets_of(trees: Sequence[StepTree], labels: str, device: torch.device) -> Tensor:
+    """Return the targets [sum of nodes, 3] of some trees."""
+    return torch.from_numpy(np.concatenate([t.targets(cast(Labels, labels)) for t in trees])).to(device)
+
+
+def _step(run: _Run, batch: list[StepTree]) -> float:
+    config, rate = run.config, _rate(run)
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
         optimizer.zero_grad()
-    (loss + 0.5 * eye + language).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
+    run.scorer.train()
+    targets = targets_of(batch, config.labels, run.device)
+    with torch.autocast(run.device.type, torch.bfloat16, enabled=config.bf16):
+        logits, own = run.scorer(batch)
+    loss = reward_loss(logits, targets, _weights(run, batch), run.dimensions)
+    total = loss + own
+    if not torch.isfinite(total):
+        raise TrainingError(
+            f"the loss is {total.item()} after {run.progress.seen} questions; lower `learning_rate` "
+            f"({config.learning_rate}) and go on from the last validation, which '{run.checkpoint}' holds, "
+            "with the same command."
+        )
+    total.backward()
+    trained = [p for p in run.scorer.parameters() if p.requires_grad]
+    torch.nn.utils.clip_grad_norm_(trained, 1.0)
+    for optimizer in run.optimizers:
         optimizer.step()
+    if run.domains is not None and run.progress.steps % config.meta_every == 0:
+        _reweigh(run, batch)
     return loss.item()
+
+
+def _weights(run: _Run, batch: list[StepTree]) -> Tensor | None:
+    if run.domains is None:
+        return None
+    each: Tensor = run.domains.weights_of([tree.domain for tree in batch]).detach()
+    return each.repeat_interleave(torch.tensor([len(tree) for tree in batch], device=run.device))
+
+
+def _reweigh(run: _Run, batch: list[StepTree]) -> None:
+    rng = np.random.default_rng([run.config.seed, run.progress.steps])
+    meta = [run.held_out[i] for i in rng.integers(len(run.held_out), size=run.config.batch_size)]
+
+    def loss(logits: Tensor, trees: Sequence[StepTree]) -> Tensor:
+        return reward_loss(logits, targets_of(trees, run.config.labels, run.device), None, run.dimensions)
+
+    run.domains.step(run.scorer, batch, meta, loss)
+
+
+# ---- validation and the end --------------------------------------------------------------------
+
+
+def predict(scorer: StepScorer, trees: Sequence[StepTree], batch_size: int = 32) -> Tensor:
+    """Return the logits float32 [sum of nodes, 3] of some trees, on the CPU."""
+    training = scorer.training
+    scorer.eval()
+    with torch.no_grad():
+        found = [scorer(trees[i : i + batch_size])[0].float().cpu() for i in range(0, len(trees), batch_size)]
+    scorer.train(training)
+    return torch.cat(found)
+
+
+def step_metrics(logits: Tensor, labels: NDArray[np.float32]) -> dict[str, float | None]:
+    """Return AUROC and calibration error of each dimension, 0 to 1, None where there is nothing to measure.
+
+    AUROC tells right from wrong steps as `is_correct` has them; the calibration error takes labels as they are.
+    """
+    rewards, right = logits.sigmoid().double().numpy(), is_correct(labels)
+    report: dict[str, float] = {}
+    for c, name in enumerate(DIMENSIONS):
+        known = ~np.isnan(labels[:, c])
+        report[f"auroc_{name}"] = auroc(rewards[known, c], right[known, c])
+        report[f"calibration_error_{name}"] = calibration_error(rewards[known, c], labels[known, c])
+    return {name: None if np.isnan(value) else round(value, 4) for name, value in report.items()}
+
+
+def _validate(run: _Run, losses: list[float]) -> None:
+    """Measure on held-out questions, note it, and leave a checkpoint."""
+    logits = predict(run.scorer, run.held_out)
+    targets = targets_of(run.held_out, run.config.labels, torch.device("cpu"))
+    held_out = float(reward_loss(logits, targets, None, run.dimensions.cpu()))
+    if held_out < run.progress.best:
+        run.progress.best, run.progress.best_seen, run.progress.waited = held_out, run.progress.seen, 0
+        run.best = trained_state(run.scorer)
+    else:
+        run.progress.waited += 1
+    run.progress.seconds = time.perf_counter() - run.began
+    labels = np.concatenate([tree.labels for tree in run.held_out])
+    record: dict[str, Any] = {
+        "seen": run.progress.seen, "seconds": round(run.progress.seconds), "loss": round(float(np.mean(losses)), 4),
+        "held_out_loss": round(held_out, 4), **step_metrics(logits, labels),
+    }  # fmt: skip
+    if run.domains is not None:
+        record["domain_weights"] = {d: round(w, 3) for d, w in run.domains.as_dict().items()}
+    with open(run.out / "training.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+    domains = {} if run.domains is None else run.domains.state_dict()
+    save_checkpoint(run.checkpoint, run.scorer, run.optimizers, run.progress, best=run.best, domains=domains)
+
+
+def load_best(config: TrainRewardConfig) -> tuple[StepScorer, Scoring]:
+    """Return the scorer of a finished run, calibrated, and its scoring."""
+    device = torch.device("cpu")
+    scorer = make_scorer(config, device)
+    state = torch.load(Path(config.out) / "checkpoint.pt", map_location=device, weights_only=True)
+    load_trained_state(scorer, state["extra"]["best"])
+    facts = json.loads((Path(config.out) / "training.json").read_text(encoding="utf-8"))
+    scorer.head.temper(torch.tensor(facts.get("temperatures", [1.0] * len(DIMENSIONS))))
+    saved = json.loads((Path(config.out) / "config.json").read_text(encoding="utf-8")).get("scoring")
+    return scorer, Scoring(**saved) if saved else Scoring()
+
+
+def _finish(run: _Run) -> Path:
+    """Take the best weights, calibrate, choose a scoring, and write the model."""
+    load_trained_state(run.scorer, run.best)
+    facts: dict[str, Any] = {"best_seen": run.progress.best_seen, "questions": len(run.training)}
+    reward = run.scorer.reward_model()
+    if run.config.calibrate:
+        labels = np.concatenate([tree.labels for tree in run.held_out])
+        logits = predict(run.scorer, run.held_out)
+        temperatures = fit_temperatures(logits, torch.from_numpy(labels))
+        reward.head.temper(temperatures)
+        logits = logits / temperatures
+        ends = np.cumsum([len(tree) for tree in run.held_out])[:-1]
+        rewards = np.split(logits.sigmoid().numpy(), ends)
+        reward.scoring = fit_scoring(run.held_out, rewards, run.config.columns)
+        facts |= {"temperatures": [round(t, 4) for t in temperatures.tolist()], **step_metrics(logits, labels)}
+    reward.save(run.out)
+    whole = torch.nn.ModuleList([reward.backbone, reward.head])
+    write_facts(run.out, run.config, whole, run.progress, **facts)
+    return run.out

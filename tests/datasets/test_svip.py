@@ -25,7 +25,7 @@ from svip_search.datasets.svip import (
     RecordError,
     SvipRecord,
     generator_version,
-    label_source_from,
+    is_correct,
     read_svip,
     write_svip,
 )
@@ -266,25 +266,12 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", place], check=True)
 
 
-# ---- for training ------------------------------------------------------------------------------------
+# ---- scenes and steps ---------------------------------------------------------------------------------
 
 
-def test_labels_of_the_records_are_used_in_training() -> None:
-    puzzle = generate_puzzle(12_345, 0)
-    ours = np.full((len(puzzle.steps), 3), 0.25, np.float32)
-    theirs = np.where(np.arange(3) == 2, NAN, 0.75) * np.ones_like(ours)
-    source = label_source_from([record(0, labels=ours), record(0, labels=theirs.astype(np.float32))])
-    found = source(puzzle, list(puzzle.steps))
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, np.tile([0.5, 0.5, 0.25], (len(puzzle.steps), 1)))
-    other = [*puzzle.steps[:-1], "answer : nothing"]
-    np.testing.assert_array_equal(source(puzzle, other), label_steps(puzzle, other))
-
-
-def test_labels_of_another_puzzle_are_not() -> None:
-    source = label_source_from([record(0, labels=np.zeros((len(record(0).steps), 3), np.float32))])
-    for puzzle in (generate_puzzle(12_345, 1), generate_puzzle(12_346, 0)):
-        np.testing.assert_array_equal(source(puzzle, puzzle.steps), label_steps(puzzle, puzzle.steps))
+def test_which_steps_are_right_keeps_what_is_unknown() -> None:
+    labels = np.array([[0.5, 0.51, 0.98], [1.0, NAN, 1.0]], np.float32)
+    np.testing.assert_array_equal(is_correct(labels), [[0, 1, 0], [1, NAN, 1]])
 
 
 def test_the_generator_version_tells_scenes_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 from PIL import Image, ImageDraw
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "policies"))
 
 from tiny_models import LlavaTiny, llava, make_tokenizer  # noqa: E402
 

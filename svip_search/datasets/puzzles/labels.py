@@ -1,8 +1,7 @@
 """Labels of reasoning steps from scene truth: relevance, logic and attribute correctness.
 
-Scene truth decides here because the pictures are drawn by us.  A label source is any callable
-``(puzzle, steps) -> float32 [T, 3]`` with NaN where a dimension says nothing about a step, so the
-labels of visual programs can take this one's place without a change in training.
+Scene truth decides here because the pictures are drawn by us: so the samples of a policy can be labelled, which
+come without a program.  Labels are float32 [T, 3], NaN where a dimension says nothing about a step.
 
 * **attribute**: the share of the visual facts that a perception step states and that are true.
   A step that states none is unlabelled (NaN), not 1.
@@ -15,7 +14,7 @@ labels of visual programs can take this one's place without a change in training
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +26,6 @@ from ._family import COLORS, MISSING, SIDES, SIZES, Family, Inconsistent
 from .generate import FAMILIES, Puzzle, generate_puzzle
 
 NAN = float("nan")
-LabelSource = Callable[[Puzzle, Sequence[str]], NDArray[np.float32]]
 
 
 @dataclass

@@ -1,0 +1,184 @@
+"""Training of all weights of an embedded backbone: a tree of chains in one row of a batch.
+
+Picture, question and all nodes of a tree stand in one row, and a token sees what is on its path::
+
+    [64 visual tokens][question][node 0][node 1]…     node n sees the prompt, its ancestors and itself
+
+so the picture is encoded and every step is read once, however many chains lead through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from .._errors import TrainingError
+from ..datasets.puzzles import Puzzle
+from ..models.prompt import STEP_SEPARATOR, question_text
+from ..models.puzzle_processor import PuzzleProcessor
+from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
+from ..rewards._triatt_cot import IMAGE, QUESTION, STEP, surprise_of
+from .data import IGNORE, cell_labels, to_pixels
+from .policy import make_optimizers, perception_loss
+from .step_scorer import Forest, StepScorer, forest
+from .step_trees import StepTree
+
+#: In ``Rows.node``.
+PROMPT, PADDING = -1, -2
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Trees as rows of text tokens; the visual tokens come in front of them in the model.
+
+    Attributes:
+        ids: int64 [B, L].
+        node: int64 [B, L], the node of each token, `PROMPT` or `PADDING`.
+        positions: int64 [B, L], position of each token on its path.
+        ancestors: bool [B, 1 + N, 1 + N], whether a node (0 is the prompt) sees another.
+        expected: int64 [tokens], for each token of the forest its id where the language model should have
+            expected it, else `IGNORE`: steps of chains without a fault.
+        forest: of prompts and nodes, in the order of the rows' tokens without padding.
+    """
+
+    ids: Tensor
+    node: Tensor
+    positions: Tensor
+    ancestors: Tensor
+    expected: Tensor
+    forest: Forest
+
+
+class PuzzleScorer(StepScorer):
+    """An embedded backbone and its head, all weights trained.
+
+    Its own loss is that of the eye (see ``training.policy``), half, plus the cross-entropy of the steps
+    of chains without a fault, which keeps the backbone able to tell what it would have written itself.
+    """
+
+    backbone: PuzzleVLMForConditionalGeneration
+    processor: PuzzleProcessor
+
+    def make_optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
+        return make_optimizers(self, learning_rate)
+
+    def forward(self, trees: Sequence[StepTree]) -> tuple[Tensor, Tensor]:
+        puzzles = [_puzzle(tree) for tree in trees]
+        device, inner = self.backbone.device, self.backbone.model
+        rows = pack(trees, self.processor)
+        pixels = torch.from_numpy(np.stack([np.asarray(p.image) for p in puzzles])).to(device)
+        visual, guesses = inner.get_image_features(to_pixels(pixels))
+        ids = rows.ids.to(device)
+        embeds = torch.cat([visual, inner.get_input_embeddings()(ids)], 1)
+        places = torch.arange(visual.shape[1], device=device).expand(len(embeds), -1)
+        hidden = inner.language_model(
+            inputs_embeds=embeds,
+            attention_mask=visible(rows, visual.shape[1]).to(device),
+            position_ids=torch.cat([places, rows.positions.to(device)], 1),
+            use_cache=False,
+        ).last_hidden_state
+        real = functional.pad(rows.node.to(device) != PADDING, (visual.shape[1], 0), value=True)
+        logits, language = self._judge(hidden[real], functional.pad(ids, (visual.shape[1], 0))[real], rows, visual)
+        cells = torch.from_numpy(np.stack([cell_labels(p) for p in puzzles])).to(device)
+        return logits, 0.5 * perception_loss(guesses, cells) + language
+
+    def _judge(self, hidden: Tensor, ids: Tensor, rows: Rows, visual: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of the nodes and the language loss, of the hidden states [T, D] of the forest."""
+        trees, device = rows.forest, hidden.device
+        segments = np.full(len(hidden), STEP, np.uint8)
+        for root in np.flatnonzero(trees.parent < 0):
+            start, stop = trees.token_ptr[root], trees.token_ptr[root + 1]
+            segments[start:stop] = QUESTION
+            segments[start : start + visual.shape[1]] = IMAGE
+        step = torch.from_numpy(np.flatnonzero(segments == STEP)).to(device)
+        before = torch.from_numpy(trees.before).to(device)[step]
+        guessed = self.backbone.lm_head(hidden[before])
+        language = functional.cross_entropy(guessed.float(), rows.expected.to(device)[step], ignore_index=IGNORE)
+        # The likelihood is a measurement here: only chains without a fault may teach the language model.
+        surprise = torch.zeros(len(hidden), device=device)
+        surprise[step] = surprise_of(guessed.detach(), ids[step])
+        heard = self.head.hear(hidden, surprise)
+        logits = self.head.forward_tree(heard, trees.parent, trees.token_ptr, segments, trees.nodes)
+        return logits, language.nan_to_num()  # no chain without a fault: nothing to learn from
+
+
+def _puzzle(tree: StepTree) -> Puzzle:
+    puzzle = tree.puzzle()
+    if puzzle is None:
+        raise TrainingError(
+            f"`data` must hold generated puzzles where an embedded backbone is trained; {tree.record.id!r} has a "
+            "picture of its own (train the head alone: --tune frozen)."
+        )
+    return puzzle
+
+
+def pack(trees: Sequence[StepTree], processor: PuzzleProcessor) -> Rows:
+    """Return trees as rows."""
+    visual, tokenizer = processor.n_visual_tokens, processor.tokenizer
+    ids: list[list[int]] = []
+    node: list[list[int]] = []
+    positions: list[list[int]] = []
+    expected: list[int] = []
+    lengths: list[list[int]] = []
+    for tree in trees:
+        prompt = list(_ids(tokenizer, question_text(tree.question(), instructions=False)))
+        row, own, place = list(prompt), [PROMPT] * len(prompt), list(range(visual, visual + len(prompt)))
+        expected += [IGNORE] * (visual + len(prompt))
+        lengths.append([])
+        ends: list[int] = []
+        for n, text in enumerate(tree.steps):
+            step = _ids(tokenizer, text + STEP_SEPARATOR)
+            start = ends[tree.parent[n]] if tree.parent[n] >= 0 else visual + len(prompt)
+            ends.append(start + len(step))
+            row += step
+            own += [n] * len(step)
+            place += range(start, ends[n])
+            expected += step if tree.exemplary[n] else [IGNORE] * len(step)
+            lengths[-1].append(len(step))
+        ids.append(row)
+        node.append(own)
+        positions.append(place)
+    prompts = [visual + own.count(PROMPT) for own in node]
+    return Rows(
+        _pad(ids, tokenizer.pad_token_id), _pad(node, PADDING), _pad(positions, 0), _ancestors(trees),
+        torch.tensor(expected), forest(trees, prompts, lengths),
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=100_000)
+def _ids(tokenizer: Any, text: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _ancestors(trees: Sequence[StepTree]) -> Tensor:
+    most = 1 + max(len(tree) for tree in trees)
+    seen: NDArray[np.bool_] = np.zeros((len(trees), most, most), bool)
+    for b, tree in enumerate(trees):
+        seen[b, :, 0] = True
+        for n, up in enumerate(tree.parent):
+            seen[b, 1 + n] |= seen[b, 1 + up]  # the parent of a first step is the prompt, 0
+            seen[b, 1 + n, 1 + n] = True
+    return torch.from_numpy(seen)
+
+
+def _pad(rows: list[list[int]], value: int) -> Tensor:
+    out = torch.full((len(rows), max(map(len, rows))), value)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row)
+    return out
+
+
+def visible(rows: Rows, visual: int) -> Tensor:
+    """Return the attention mask bool [B, 1, V + L, V + L]: a token sees what is before it on its path."""
+    node = functional.pad(rows.node.clamp(min=PROMPT) + 1, (visual, 0))  # 0 is the prompt
+    batch = torch.arange(len(node))[:, None, None]
+    causal = torch.ones(node.shape[1], node.shape[1], dtype=torch.bool).tril()
+    return (rows.ancestors[batch, node[:, :, None], node[:, None, :]] & causal)[:, None]
