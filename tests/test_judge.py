@@ -18,7 +18,7 @@ from svip_search._types import DIMENSIONS, Prefix
 from svip_search.cli import main
 from svip_search.cli.judge import BENCHMARKS as NAMES
 from svip_search.datasets.reward_benchmarks import RecordError
-from svip_search.datasets.svip import generator_version
+from svip_search.datasets.svip import generator_version, is_correct
 from svip_search.evaluation.judge import BENCHMARKS, judge
 from svip_search.evaluation.metrics import auroc, calibration_error, f1
 from svip_search.evaluation.reliability_figure import reliability_figure
@@ -107,7 +107,7 @@ def test_svip_figures_are_those_of_the_definitions(svip: Path) -> None:
     labels = np.array([row or [None] * 3 for c in CHAINS for row in c["labels"]], float)
     for c, name in enumerate(DIMENSIONS):
         known = ~np.isnan(labels[:, c])
-        right = np.where(known, labels[:, c] > 0.5, np.nan)
+        right = is_correct(labels)[:, c]
         assert value(report, "dimensions", name, "AUROC") == pytest.approx(auroc(scores[:, c], right))
         wanted = calibration_error(scores[:, c], labels[:, c])
         assert value(report, "dimensions", name, "calibration error") == pytest.approx(wanted, abs=1e-6)
@@ -130,6 +130,17 @@ def test_svip_first_errors_and_pairs_by_hand(svip: Path) -> None:
     pairs = report.to_dict()["tables"]["right against wrong chains"]["score (mean of steps)"]
     assert (pairs["pairs"], pairs["questions"], pairs["accuracy"]["value"]) == (3, 2, 1.0)
     assert set(report.to_dict()["tables"]["AUROC by source"]) == {"program", "policy:p"}
+
+
+def test_svip_thresholds_are_the_models_own_unless_given(svip: Path) -> None:
+    class Own(WordReward):
+        thresholds = (0.65, 0.5, 0.95)
+
+    own, given = judge("svip-test", svip, Own()), judge("svip-test", svip, Own(), threshold=0.5)
+    assert own.to_dict()["threshold"] == [0.65, 0.5, 0.95]
+    assert given.to_dict()["threshold"] == [0.5, 0.5, 0.5]
+    # relevance 0.6 of the third chain is right by its label, and held to be right at one half only
+    assert value(own, "dimensions", "relevance", "F1 right") < value(given, "dimensions", "relevance", "F1 right")
 
 
 def test_svip_asks_once_a_question_and_several_folders_are_one(svip: Path, tmp_path: Path) -> None:

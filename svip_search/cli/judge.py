@@ -26,8 +26,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--images", metavar="FOLDER", help="where the pictures lie, if not beside the records")
     parser.add_argument("--k", type=positive_int, default=1, metavar="N",
                         help="judgements of each case; their majority decides a pair (1)")  # fmt: skip
-    parser.add_argument("--threshold", type=_share, default=0.5, metavar="T",
-                        help="a step is right where its reward is above it (0.5)")  # fmt: skip
+    parser.add_argument(
+        "--threshold", type=_share, metavar="T",
+        help="a step is right where its reward is above it (default: the model's own, or 0.5)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of the responses (0)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="so many cases, from all groups")
     parser.add_argument("--batch", type=positive_int, default=8, metavar="N", help="cases at a time (8)")

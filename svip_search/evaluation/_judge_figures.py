@@ -41,6 +41,7 @@ class Settings:
 
     scoring: Scoring
     threshold: float = HALF
+    thresholds: tuple[float, ...] = (HALF,) * len(DIMENSIONS)
 
     def value(self, rows: Rows) -> m.Floats:
         """Return the value of each step, as the model's scoring weighs the dimensions."""

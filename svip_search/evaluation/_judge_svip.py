@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._types import DIMENSIONS
-from ..datasets.svip import SvipRecord
+from ..datasets.svip import SvipRecord, is_correct
 from . import _judge_measures as m
-from ._judge_figures import HALF, Cell, Figures, Judged, Settings, Table
+from ._judge_figures import Cell, Figures, Judged, Settings, Table
 from ._judge_run import Rows
 from .metrics import first_error, reliability
 
@@ -22,8 +22,7 @@ _Chain = tuple[int, SvipRecord, Rows]
 def svip_test(judged: Sequence[Judged], settings: Settings) -> Figures:
     """Return AUROC, F1 and calibration a dimension, the heads' cross table, first errors and pairs of chains.
 
-    A step is right in a dimension where its soft label is above 1/2, wrong where it is not, and left out
-    where there is none.
+    Which steps are right is said by `is_correct`; steps without a label are left out.
     """
     chains: list[_Chain] = [
         (index, record, rows)
@@ -35,12 +34,13 @@ def svip_test(judged: Sequence[Judged], settings: Settings) -> Figures:
     question = np.concatenate([np.full(len(rows), q) for q, _, rows in chains])
     source = np.concatenate([np.full(len(rows), record.source) for _, record, rows in chains])
     known = ~np.isnan(labels)
+    right = is_correct(labels).astype(np.float64)
     tables = [
         _dimensions(scores, labels, question, settings),
-        _heads(scores, labels, question),
+        _heads(scores, right, question),
         _first_errors(chains, settings),
         _pairs(chains, settings),
-        _sources(scores, labels, question, source),
+        _sources(scores, right, question, source),
     ]
     bins = {
         name: reliability(scores[known[:, c], c], labels[known[:, c], c]).to_dict() for c, name in enumerate(DIMENSIONS)
@@ -51,10 +51,11 @@ def svip_test(judged: Sequence[Judged], settings: Settings) -> Figures:
 
 def _dimensions(scores: Rows, labels: Rows, question: m.Indices, settings: Settings) -> Table:
     rows: dict[str, dict[str, Cell]] = {}
+    correct = is_correct(labels)
     for c, name in enumerate(DIMENSIONS):
         known = ~np.isnan(labels[:, c])
         score, label, owner = scores[known, c], labels[known, c], question[known]
-        right, said = label > HALF, score > settings.threshold
+        right, said = correct[known, c] > 0, score > settings.thresholds[c]
         rows[name] = {
             "steps": int(known.sum()),
             "wrong": int((~right).sum()),
@@ -67,24 +68,24 @@ def _dimensions(scores: Rows, labels: Rows, question: m.Indices, settings: Setti
     return Table("dimensions", "dimension", columns, rows)
 
 
-def _heads(scores: Rows, labels: Rows, question: m.Indices) -> Table:
+def _heads(scores: Rows, right: Rows, question: m.Indices) -> Table:
     """AUROC of each head against the labels of each dimension: a column should be best on its diagonal."""
     rows: dict[str, dict[str, Cell]] = {}
     for h, head in enumerate(DIMENSIONS):
         rows[head] = {}
         for c, name in enumerate(DIMENSIONS):
-            known = ~np.isnan(labels[:, c])
-            rows[head][f"{name} labels"] = m.auroc(scores[known, h], labels[known, c] > HALF, question[known])
+            known = ~np.isnan(right[:, c])
+            rows[head][f"{name} labels"] = m.auroc(scores[known, h], right[known, c] > 0, question[known])
     return Table("AUROC of every head", "head", tuple(f"{name} labels" for name in DIMENSIONS), rows)
 
 
-def _sources(scores: Rows, labels: Rows, question: m.Indices, source: NDArray[np.str_]) -> Table:
+def _sources(scores: Rows, right: Rows, question: m.Indices, source: NDArray[np.str_]) -> Table:
     rows: dict[str, dict[str, Cell]] = {}
     for name in sorted(set(source.tolist())):
         rows[name] = {"steps": int((source == name).sum())}
         for c, dimension in enumerate(DIMENSIONS):
-            known = ~np.isnan(labels[:, c]) & (source == name)
-            rows[name][dimension] = m.auroc(scores[known, c], labels[known, c] > HALF, question[known])
+            known = ~np.isnan(right[:, c]) & (source == name)
+            rows[name][dimension] = m.auroc(scores[known, c], right[known, c] > 0, question[known])
     return Table("AUROC by source", "source", ("steps", *DIMENSIONS), rows)
 
 
@@ -94,11 +95,12 @@ def _first_errors(chains: Sequence[_Chain], settings: Settings) -> Table:
     for name, columns in (("any", [0, 1, 2]), *((name, [c]) for c, name in enumerate(DIMENSIONS))):
         said, truth, owner = [], [], []
         for question, record, scores in chains:
-            label = record.labels[:, columns].astype(np.float64)
-            known = ~np.isnan(label)
+            right = is_correct(record.labels)[:, columns]
+            known = ~np.isnan(right)
+            above = scores[:, columns] > np.array(settings.thresholds)[columns]
             if known.any():
-                truth.append(first_error(np.all(np.where(known, label, 1) > HALF, axis=1)))
-                said.append(first_error(np.all(np.where(known, scores[:, columns], 1) > settings.threshold, axis=1)))
+                truth.append(first_error(np.all(~known | (right > 0), axis=1)))
+                said.append(first_error(np.all(~known | above, axis=1)))
                 owner.append(question)
         rows[name] = _localisation(np.array(said), np.array(truth), np.array(owner, np.intp))
     return Table("first error", "dimension", ("chains", "accuracy", "erroneous", "correct", "F1"), rows)

@@ -22,7 +22,7 @@ from os import PathLike
 from typing import Any
 
 from .._aggregate import Scoring
-from .._types import RewardModel
+from .._types import DIMENSIONS, RewardModel
 from ..datasets import reward_benchmarks as data_of
 from ..datasets.reward_benchmarks import CandidatesItem, Item, PairItem, PrefixItem, StepsItem
 from ..datasets.svip import SvipRecord
@@ -67,7 +67,7 @@ def judge(
     seed: int = 0,
     limit: int | None = None,
     batch: int = 8,
-    threshold: float = HALF,
+    threshold: float | None = None,
     images: AnyPath | None = None,
     tasks: Sequence[str] = (),
     records: AnyPath | None = None,
@@ -85,7 +85,8 @@ def judge(
         seed: of the order in which the responses of a pair are shown, and of the bootstrap.
         limit: so many cases, in turn from all groups; all by default.
         batch: cases between two calls of ``progress``.
-        threshold: a step is held to be right where its reward is above it.  Never fit it on the benchmark.
+        threshold: a step is held to be right where its reward is above it; default: in ``svip-test`` the model's own
+            ``thresholds``, elsewhere and where it has none 1/2.  Never fit it on the benchmark.
         images: where the pictures lie, if not where the benchmark has them.
         tasks: of ``vlrmbench``, which ones; all by default.
         records: a JSON-lines file of one line a case.  What it holds already is not asked again.
@@ -141,12 +142,16 @@ def judge(
             f"`data` must hold at least one record that can be judged; the first failed with: {skipped[0]}"
         )
     scoring = getattr(reward, "scoring", None) or Scoring()
-    shown = settings | {"scoring": asdict(scoring), "threshold": threshold, "limit": limit}
-    return build_report(bench.figures(judged, Settings(scoring, threshold)), shown, skipped, complete, seed)
+    one = HALF if threshold is None else threshold
+    own = getattr(reward, "thresholds", None) if threshold is None else None
+    chosen = Settings(scoring, one, tuple(own or (one,) * len(DIMENSIONS)))
+    cut: Any = list(chosen.thresholds) if benchmark == "svip-test" else one
+    shown = settings | {"scoring": asdict(scoring), "threshold": cut, "limit": limit}
+    return build_report(bench.figures(judged, chosen), shown, skipped, complete, seed)
 
 
 def _check(
-    benchmark: str, k: int, batch: int, limit: int | None, threshold: float, reward: RewardModel,
+    benchmark: str, k: int, batch: int, limit: int | None, threshold: float | None, reward: RewardModel,
     images: AnyPath | None, tasks: Sequence[str],
 ) -> _Benchmark:  # fmt: skip
     if benchmark not in BENCHMARKS:
@@ -154,7 +159,7 @@ def _check(
     for name, value in (("k", k), ("batch", batch), ("limit", 1 if limit is None else limit)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be a positive integer; got {value!r}.")
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` must lie in 0..1; got {threshold!r}.")
     if getattr(reward, "kind", None) not in ("prm", "orm"):
         raise TypeError(f"`reward` must be a reward model of kind 'prm' or 'orm'; got {type(reward).__name__}.")

@@ -20,6 +20,9 @@ C = len(DIMENSIONS)
 
 #: Classes of a token in ``segments``, as in ``svip_search.kernels.triatt``.
 QUESTION, IMAGE, STEP = 0, 1, 2
+#: What beta starts with for the tokens of the step itself.  A step is a tenth of what is seen or less, and is judged
+#: by its own words first: from 0, the attribute head found them only after thousands of questions.
+OWN_STEP = 3.0
 #: In ``step_index``: a token of the prompt, and a padding token.
 PROMPT, PADDING = -1, -2
 
@@ -80,7 +83,8 @@ class TriAttCoT(nn.Module):
         n_kv_heads: 3, or 1 to share keys and values between the dimensions.
         query: ``"conditioned"`` on the hidden state at the separator that ends the step, or a
             learned ``"constant"``.
-        segment_bias: whether to learn beta, four numbers a dimension; otherwise it is 0.
+        segment_bias: whether to learn beta, four numbers a dimension, which starts by favouring the step itself;
+            otherwise it is 0.
         head: ``"linear"``, or ``"mlp"`` for a hidden GELU layer of width d.
         surprise: whether to add to the hidden state of each step token a learned direction times how
             unlikely the backbone itself held that token (`surprise_of`).  What the backbone would
@@ -118,7 +122,7 @@ class TriAttCoT(nn.Module):
             self.query = nn.Linear(hidden_size, n_heads * head_dim, bias=False)
         else:
             self.constant_query = nn.Parameter(torch.randn(n_heads, head_dim))
-        self.bias = nn.Parameter(torch.zeros(n_heads, 4)) if segment_bias else None
+        self.bias = nn.Parameter(torch.tensor([[0.0, 0.0, 0.0, OWN_STEP]]).repeat(n_heads, 1)) if segment_bias else None
         scale = 1.0 / math.sqrt(head_dim)
         if head == "mlp":
             self.head_w = nn.Parameter(torch.empty(C, head_dim, head_dim).uniform_(-scale, scale))

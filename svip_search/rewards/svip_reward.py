@@ -58,6 +58,8 @@ class SvipReward:
             used first to go; 0 keeps none.
         batch_size: most runs of steps in one pass through the backbone.
         scoring: how strategies should fold its rewards into a score, where they are not told.
+        thresholds: of each dimension, the reward above which a step is held to be right, where a yes or no is
+            asked for; None: one half.
         backend: backend of the kernel, see ``svip_search.kernels.explain("triatt")``.
 
     Attributes:
@@ -96,6 +98,7 @@ class SvipReward:
         batch_size: int = 32,
         backend: str = "auto",
         scoring: Scoring | None = None,
+        thresholds: Sequence[float] | None = None,
     ) -> None:
         width = int(backbone.config.get_text_config().hidden_size)
         if head.config.hidden_size != width:
@@ -104,6 +107,7 @@ class SvipReward:
             raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
         self.backbone, self.processor, self.head = backbone.eval(), processor, head.eval()
         self.batch_size, self.backend, self.scoring = batch_size, backend, scoring
+        self.thresholds = _thresholds(thresholds)
         self.usage = Usage()
         self._trie = PrefixTrie(cache_tokens)
         self._memory: TriattMemory | None = None
@@ -202,6 +206,8 @@ class SvipReward:
         config: dict[str, Any] = {"format": "svip-reward", "version": 1, **where}
         if self.scoring is not None:
             config["scoring"] = asdict(self.scoring)
+        if self.thresholds is not None:
+            config["thresholds"] = self.thresholds
         text = json.dumps({**config, "head": asdict(self.head.config)}, indent=2)
         (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
@@ -227,14 +233,14 @@ class SvipReward:
             folder: the folder.
             device: where to put it.
             dtype: number type of the backbone, default as saved; the head stays float32.
-            options: ``cache_tokens``, ``batch_size``, ``backend``, ``scoring`` (default: as saved).
+            options: ``cache_tokens``, ``batch_size``, ``backend``, ``scoring`` and ``thresholds`` (default: as saved).
 
         Raises:
             ModelFileError: a file is missing, damaged, or of another model.
         """
         folder = Path(folder)
-        config, where, scoring, adapter = _read_config(folder)
-        options.setdefault("scoring", scoring)
+        config, where, adapter, saved = _read_config(folder)
+        options = saved | options
         head = TriAttCoT(**asdict(config))
         _read_head(folder / HEAD, head)
         backbone, processor = read_backbone(folder / where if (folder / where).is_dir() else where, dtype)
@@ -343,7 +349,16 @@ def _checked(paths: Sequence[Any]) -> list[Prefix]:
     return [tuple(p) for p in paths]
 
 
-def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None, str | None]:
+def _thresholds(given: Sequence[float] | None) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    if len(given) != C or not all(isinstance(t, (int, float)) and 0 <= t <= 1 for t in given):
+        raise ValueError(f"`thresholds` must be {C} numbers in 0..1; got {given!r}.")
+    return tuple(float(t) for t in given)
+
+
+def _read_config(folder: Path) -> tuple[TriAttConfig, str, str | None, dict[str, Any]]:
+    """Return the head's configuration, where backbone and adapter are, and options that were saved."""
     path = folder / CONFIG
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -367,7 +382,11 @@ def _read_config(folder: Path) -> tuple[TriAttConfig, str, Scoring | None, str |
         scoring = Scoring(**data["scoring"]) if data.get("scoring") is not None else None
     except (TypeError, ValueError) as error:
         raise ModelFileError(f"{path} has a wrong `scoring`: {_line(error)}") from None
-    return head, data["backbone"], scoring, adapter
+    try:
+        thresholds = _thresholds(data.get("thresholds"))
+    except (TypeError, ValueError) as error:
+        raise ModelFileError(f"{path} has wrong `thresholds`: {_line(error)}") from None
+    return head, data["backbone"], adapter, {"scoring": scoring, "thresholds": thresholds}
 
 
 def _read_head(path: Path, head: TriAttCoT) -> None:

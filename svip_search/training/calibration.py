@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._aggregate import Aggregate, Scoring
+from ..datasets.svip import is_correct
+from ..evaluation.metrics import best_threshold
 from .step_trees import StepTree
 
 Floats = NDArray[np.float32]
@@ -60,6 +62,23 @@ def _best(logits: Tensor, targets: Tensor) -> float:
         else:
             low = first
     return float(np.exp((low + high) / 2))
+
+
+def fit_thresholds(rewards: Floats, labels: Floats) -> tuple[float, ...]:
+    """Return for each dimension the reward above which a step is best held to be right.
+
+    Args:
+        rewards: [N, 3] of held-out steps.
+        labels: [N, 3], NaN where missing; `is_correct` says which steps are right.
+
+    Returns:
+        The threshold of the best F1 of finding wrong steps, which are the fewer; one half where none is wrong.
+    """
+    right, found = is_correct(labels), []
+    for c in range(rewards.shape[1]):
+        cut = -best_threshold(-rewards[:, c], 1 - right[:, c])  # wrong: at most the cut
+        found.append(0.5 if np.isnan(cut) else round(float(cut), 4))
+    return tuple(found)
 
 
 def fit_scoring(trees: Sequence[StepTree], rewards: Sequence[Floats], dimensions: Sequence[int] = (0, 1, 2)) -> Scoring:

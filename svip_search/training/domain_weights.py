@@ -7,9 +7,10 @@ Two levels, after DreamPRM::
     upper     :  d L_meta(theta') / d weight_k  =  -eta <grad L_meta(theta'), grad L_k(theta)>
 
 so a domain gains weight where its gradient points the way that trusted, held-out questions would go, and
-loses weight where it points elsewhere.  Two simplifications: the lower level is unrolled by one step of
-plain gradient descent, whatever the optimiser, and ``grad L_meta`` is taken at theta instead of theta'.
-No second derivative is needed.
+loses weight where it points elsewhere.  L_k is the mean over the domain's own steps in the batch, whatever
+their share of it: otherwise a large domain would gain weight for being large.  Two simplifications: the
+lower level is unrolled by one step of plain gradient descent, whatever the optimiser, and ``grad L_meta``
+is taken at theta instead of theta'.  No second derivative is needed.
 
 Reference: Cao et al. 2025, "DreamPRM", arXiv 2505.20241, section 3; the upper level there is a loss of
 aggregated step scores, here it is the caller's loss of steps.
@@ -85,7 +86,7 @@ class DomainWeights(nn.Module):
 
     def as_dict(self) -> dict[str, float]:
         """Return the weight of each domain."""
-        return dict(zip(self.domains, self().tolist(), strict=True))
+        return dict(zip(self.domains, self().detach().tolist(), strict=True))
 
     def step(self, scorer: StepScorer, trees: Sequence[StepTree], meta_trees: Sequence[StepTree], loss: Loss) -> None:
         """Change the weights by one step; gradients that the scorer has gathered stay as they are.
@@ -104,9 +105,8 @@ class DomainWeights(nn.Module):
         agreement: dict[str, Tensor] = {}
         for domain in sorted({tree.domain for tree in trees}):
             own = [i for i, tree in enumerate(trees) if tree.domain == domain]
-            share = sum(len(parts[i]) for i in own) / len(logits)
             its = loss(torch.cat([parts[i] for i in own]), [trees[i] for i in own])
-            found = torch.autograd.grad(share * its, trained, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(its, trained, retain_graph=True, allow_unused=True)
             agreement[domain] = _product(found, wanted)
         self.update(agreement)
 

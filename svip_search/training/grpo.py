@@ -10,8 +10,8 @@ calls them exactly as TRL's ``GRPOTrainer`` does.  For anything larger take that
 
 The deviation is the batch's, not the group's: where all completions of a group are about as good, small
 differences stay small.  All tokens weigh the same, so length is neither favoured nor punished.
-Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, eq. 3 and 4 (KL estimator); the mean over tokens
-follows Yu et al., "DAPO", arXiv 2503.14476, eq. 8.
+Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, eq. 3; the mean over tokens follows Yu et al., "DAPO",
+arXiv 2503.14476.  KL is estimated by half the squared difference of the log-probabilities.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class GrpoConfig:
     max_tokens: int = 128
     epochs: int = 2
     batch: int = 8
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     clip: float = 0.2
     kl_weight: float = 0.02
     seed: int = 0
@@ -303,8 +303,9 @@ def policy_loss(new: Tensor, old: Tensor, reference: Tensor | None, advantage: T
     gain = torch.minimum(ratio * advantage[:, None], ratio.clamp(1 - clip, 1 + clip) * advantage[:, None])
     kl = new.new_zeros(())
     if reference is not None:
-        gap = reference - new
-        kl = ((gap.exp() - gap - 1) * mask).sum() / count
+        # Half the squared difference: one token that became unlikely must not outweigh all others, as it does
+        # in the estimator exp(gap) - gap - 1.
+        kl = ((reference - new) ** 2 * mask).sum() / (2 * count)
     return -(gain * mask).sum() / count + kl_weight * kl, kl
 
 

@@ -31,6 +31,8 @@ from .policy import make_optimizers, perception_loss
 from .step_scorer import Forest, StepScorer, forest
 from .step_trees import StepTree
 
+#: The head starts from nothing where the backbone has learned already: its learning rate, in those of the backbone.
+HEAD_RATE = 4.0
 #: In ``Rows.node``.
 PROMPT, PADDING = -1, -2
 
@@ -45,7 +47,7 @@ class Rows:
         positions: int64 [B, L], position of each token on its path.
         ancestors: bool [B, 1 + N, 1 + N], whether a node (0 is the prompt) sees another.
         expected: int64 [tokens], for each token of the forest its id where the language model should have
-            expected it, else `IGNORE`: steps of chains without a fault.
+            expected it, else `IGNORE`: steps of chains that are faultless so far.
         forest: of prompts and nodes, in the order of the rows' tokens without padding.
     """
 
@@ -60,15 +62,18 @@ class Rows:
 class PuzzleScorer(StepScorer):
     """An embedded backbone and its head, all weights trained.
 
-    Its own loss is that of the eye (see ``training.policy``), half, plus the cross-entropy of the steps
-    of chains without a fault, which keeps the backbone able to tell what it would have written itself.
+    Its own loss is that of the eye (see ``training.policy``), half, plus the cross-entropy of the steps of chains
+    that are faultless so far: the backbone stays able to tell what it would have written itself, and what surprises
+    it may be a fault.
     """
 
     backbone: PuzzleVLMForConditionalGeneration
     processor: PuzzleProcessor
 
     def make_optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
-        return make_optimizers(self, learning_rate)
+        head = torch.optim.AdamW(self.head.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        head.param_groups[0]["times"] = HEAD_RATE
+        return [*make_optimizers(self.backbone, learning_rate), head]
 
     def forward(self, trees: Sequence[StepTree]) -> tuple[Tensor, Tensor]:
         puzzles = [_puzzle(tree) for tree in trees]
@@ -102,12 +107,12 @@ class PuzzleScorer(StepScorer):
         before = torch.from_numpy(trees.before).to(device)[step]
         guessed = self.backbone.lm_head(hidden[before])
         language = functional.cross_entropy(guessed.float(), rows.expected.to(device)[step], ignore_index=IGNORE)
-        # The likelihood is a measurement here: only chains without a fault may teach the language model.
+        # The likelihood is a measurement here: judging must not change what the language model expects.
         surprise = torch.zeros(len(hidden), device=device)
         surprise[step] = surprise_of(guessed.detach(), ids[step])
         heard = self.head.hear(hidden, surprise)
         logits = self.head.forward_tree(heard, trees.parent, trees.token_ptr, segments, trees.nodes)
-        return logits, language.nan_to_num()  # no chain without a fault: nothing to learn from
+        return logits, language.nan_to_num()  # nothing without a fault: nothing to learn from
 
 
 def _puzzle(tree: StepTree) -> Puzzle:
@@ -134,6 +139,7 @@ def pack(trees: Sequence[StepTree], processor: PuzzleProcessor) -> Rows:
         expected += [IGNORE] * (visual + len(prompt))
         lengths.append([])
         ends: list[int] = []
+        faultless = tree.faultless
         for n, text in enumerate(tree.steps):
             step = _ids(tokenizer, text + STEP_SEPARATOR)
             start = ends[tree.parent[n]] if tree.parent[n] >= 0 else visual + len(prompt)
@@ -141,7 +147,7 @@ def pack(trees: Sequence[StepTree], processor: PuzzleProcessor) -> Rows:
             row += step
             own += [n] * len(step)
             place += range(start, ends[n])
-            expected += step if tree.exemplary[n] else [IGNORE] * len(step)
+            expected += step if faultless[n] else [IGNORE] * len(step)
             lengths[-1].append(len(step))
         ids.append(row)
         node.append(own)

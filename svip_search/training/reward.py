@@ -31,7 +31,7 @@ from .._errors import TrainingError
 from .._types import DIMENSIONS
 from ..datasets.svip import SvipRecord, is_correct
 from ..evaluation.metrics import auroc, calibration_error
-from .calibration import fit_scoring, fit_temperatures
+from .calibration import fit_scoring, fit_temperatures, fit_thresholds
 from .checkpoint import Progress, load_checkpoint, load_trained_state, save_checkpoint, trained_state, write_facts
 from .scorers import TUNES, make_scorer
 from .step_scorer import StepScorer
@@ -303,7 +303,7 @@ def _step(run: _Run, batch: list[StepTree]) -> float:
     config, rate = run.config, _rate(run)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("times", 1.0)
         optimizer.zero_grad()
     run.scorer.train()
     targets = targets_of(batch, config.labels, run.device)
@@ -415,12 +415,14 @@ def _finish(run: _Run) -> Path:
     if run.config.calibrate:
         labels = np.concatenate([tree.labels for tree in run.held_out])
         logits = predict(run.scorer, run.held_out)
-        temperatures = fit_temperatures(logits, torch.from_numpy(labels))
+        targets = targets_of(run.held_out, run.config.labels, torch.device("cpu"))
+        temperatures = fit_temperatures(logits, targets)
         reward.head.temper(temperatures)
         logits = logits / temperatures
         ends = np.cumsum([len(tree) for tree in run.held_out])[:-1]
         rewards = np.split(logits.sigmoid().numpy(), ends)
         reward.scoring = fit_scoring(run.held_out, rewards, run.config.columns)
+        reward.thresholds = fit_thresholds(np.concatenate(rewards), labels)
         facts |= {"temperatures": [round(t, 4) for t in temperatures.tolist()], **step_metrics(logits, labels)}
     reward.save(run.out)
     whole = torch.nn.ModuleList([reward.backbone, reward.head])

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .._types import Question
 from ..datasets.puzzles import Puzzle
-from ..datasets.svip import RecordError, SvipRecord, read_svip
+from ..datasets.svip import RecordError, SvipRecord, is_correct, read_svip
 
 Labels = Literal["soft", "hard", "outcome"]
 Split = Literal["train", "validation"]
@@ -42,7 +42,6 @@ class StepTree:
         parent: int32 [N]; -1 where a step follows the question.
         labels: float32 [N, 3], NaN where a label is missing.
         outcome: float32 [N], share of the chains through a node that end in the right answer.
-        exemplary: bool [N], whether a node lies on a chain without a fault: right answer, every known label 1.
         chains: node indices of each chain, in the order of the records.
         right: int8 [chains], whether each ends in the right answer.
         sources: who wrote each chain.
@@ -53,7 +52,6 @@ class StepTree:
     parent: NDArray[np.int32]
     labels: NDArray[np.float32]
     outcome: NDArray[np.float32]
-    exemplary: NDArray[np.bool_]
     chains: tuple[tuple[int, ...], ...]
     right: NDArray[np.int8]
     sources: tuple[str, ...]
@@ -82,6 +80,15 @@ class StepTree:
             node = int(self.parent[node])
         return tuple(reversed(steps))
 
+    @property
+    def faultless(self) -> NDArray[np.bool_]:
+        """Which nodes have no wrong step on their path, themselves included, bool [N], as far as labels are known."""
+        right = is_correct(self.labels)
+        found = (np.isnan(right) | (right > 0)).all(1)
+        for node, up in enumerate(self.parent):
+            found[node] &= up < 0 or found[up]
+        return np.asarray(found)
+
     def targets(self, labels: Labels = "soft") -> NDArray[np.float32]:
         """Return what a model is trained towards, float32 [N, 3], NaN where nothing is known.
 
@@ -105,7 +112,6 @@ class _Growing:
     parent: list[int] = field(default_factory=list)
     labels: list[list[NDArray[np.float32]]] = field(default_factory=list)
     outcomes: list[list[int]] = field(default_factory=list)
-    exemplary: set[int] = field(default_factory=set)
     chains: list[tuple[int, ...]] = field(default_factory=list)
     right: list[int] = field(default_factory=list)
     sources: list[str] = field(default_factory=list)
@@ -124,19 +130,15 @@ class _Growing:
             self.labels[node].append(label)
             self.outcomes[node].append(record.outcome)
             chain.append(node)
-        if record.outcome and not np.any(record.labels < 1):
-            self.exemplary.update(chain)
         self.chains.append(tuple(chain))
         self.right.append(record.outcome)
         self.sources.append(record.source)
 
     def grown(self) -> StepTree:
-        exemplary = np.zeros(len(self.steps), bool)
-        exemplary[list(self.exemplary)] = True
         return StepTree(
             self.record, tuple(self.steps), np.array(self.parent, np.int32),
             np.stack([_mean(known) for known in self.labels]),
-            np.array([np.mean(o) for o in self.outcomes], np.float32), exemplary,
+            np.array([np.mean(o) for o in self.outcomes], np.float32),
             tuple(self.chains), np.array(self.right, np.int8), tuple(self.sources),
         )  # fmt: skip
 

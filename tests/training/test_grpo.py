@@ -142,7 +142,7 @@ def test_the_divergence_is_zero_at_the_reference_and_pulls_back_to_it():
     mask, advantage = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1)
     new = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     loss, kl = policy_loss(new, new.detach(), torch.tensor([[-1.0, -1.0]]), advantage, mask, 0.2, 0.5)
-    assert kl.item() == pytest.approx((math.e - 2) / 2)
+    assert kl.item() == pytest.approx(0.25)
     loss.backward()
     assert new.grad[0, 0] == 0 > new.grad[0, 1]  # the token that became too unlikely is to rise
 
@@ -191,7 +191,7 @@ def test_a_loss_that_is_no_number_is_refused_and_nothing_is_saved(tmp_path, monk
 
     broken = grpo.policy_loss
     monkeypatch.setattr(grpo, "policy_loss", lambda *a: tuple(x * math.nan for x in broken(*a)))
-    with pytest.raises(TrainingError, match=r"loss of step 0 must be finite; got nan .* `learning_rate` below 0.0003"):
+    with pytest.raises(TrainingError, match=r"loss of step 0 must be finite; got nan .* `learning_rate` below 0.0002"):
         train_grpo(config(tmp_path), [length_reward])
     assert not (tmp_path / "checkpoint.pt").exists()
 

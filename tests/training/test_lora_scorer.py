@@ -41,13 +41,13 @@ def test_logits_are_those_of_evaluation(family, tmp_path):
     backbone, processor, head = tiny(family, surprise=True)
     plain = evaluated(SvipReward(backbone, processor, head), trees)
     scorer = LoraScorer(backbone, processor, head, rank=2)
-    np.testing.assert_allclose(scorer(trees)[0].sigmoid().detach(), plain, atol=1e-5)
+    np.testing.assert_allclose(scorer(trees)[0].sigmoid().detach(), plain, atol=1e-4)
     disturb(scorer)
     logits, own = scorer(trees)
     assert own == 0
     wanted = evaluated(scorer.reward_model(), trees)
     assert np.abs(wanted - plain).max() > 1e-3
-    np.testing.assert_allclose(logits.sigmoid().detach(), wanted, atol=1e-5)
+    np.testing.assert_allclose(logits.sigmoid().detach(), wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

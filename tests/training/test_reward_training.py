@@ -94,7 +94,7 @@ def test_only_chains_without_a_fault_teach_the_language_model(scorer, trees):
     wanted = 0
     for tree in trees:
         lengths = [len(scorer.processor.tokenizer.encode(s + "\n", add_special_tokens=False)) for s in tree.steps]
-        wanted += sum(n for n, good in zip(lengths, tree.exemplary, strict=True) if good)
+        wanted += sum(n for n, good in zip(lengths, tree.faultless, strict=True) if good)
     assert told == wanted > 0
 
 

@@ -39,13 +39,13 @@ def test_labels_are_means_over_chains_and_missing_ones_count_for_nothing():
     assert tree.path(2) == ("a", "c")
 
 
-def test_exemplary_are_the_nodes_of_chains_without_a_fault():
+def test_faultless_are_the_nodes_without_a_wrong_step_on_their_path():
     (tree,) = step_trees([
-        chain(["a", "b"], [[1, 1, NAN], [1, 1, NAN]], outcome=1),
-        chain(["a", "c"], [[1, 1, NAN], [1, 0.5, NAN]], outcome=1),
-        chain(["d"], [[1, 1, 1]], outcome=0),
+        chain(["a", "b", "c"], [[1, 1, 1], [1, 0.75, NAN], [NAN, NAN, 1]]),
+        chain(["a", "d", "e"], [[1, 1, 1], [0.5, 1, NAN], [1, 1, 1]], outcome=1),
+        chain(["f"], [[1, 1, 0.9]]),
     ])  # fmt: skip
-    assert dict(zip(tree.steps, tree.exemplary.tolist(), strict=True)) == {"a": True, "b": True, "c": False, "d": False}
+    assert [s for s, good in zip(tree.steps, tree.faultless, strict=True) if good] == ["a", "b", "c"]
 
 
 def test_targets_soft_hard_and_outcome():
