@@ -368,11 +368,14 @@ def _read_config(folder: Path) -> tuple[TriAttConfig, str, str | None, dict[str,
         raise ModelFileError(f"{path} cannot be read: {_line(error)}") from None
     if not isinstance(data, dict) or data.get("format") != "svip-reward":
         raise ModelFileError(f"{path} does not describe a reward model: `format` must be 'svip-reward'.")
-    if data.get("version") not in (1, 2):
-        raise ModelFileError(f"{path} has version {data.get('version')!r}; this library reads versions 1 and 2.")
+    adapter = data.get("adapter")
+    if data.get("version") != (1 if adapter is None else 2):
+        raise ModelFileError(
+            f"{path} has version {data.get('version')!r}; this library reads version 1, and 2 with an `adapter`."
+        )
     if not isinstance(data.get("head"), dict) or not isinstance(data.get("backbone"), str):
         raise ModelFileError(f"{path} must have an object `head` and a text `backbone`.")
-    if not isinstance(adapter := data.get("adapter"), str | None):
+    if not isinstance(adapter, str | None):
         raise ModelFileError(f"{path} has a wrong `adapter`: it must be the name of a folder.")
     try:
         head = TriAttConfig(**data["head"])

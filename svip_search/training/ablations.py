@@ -45,7 +45,7 @@ class AblationConfig:
     """How the parts are compared.
 
     Args:
-        data: data sets of ``svip-search data build``; heads are judged on their SVIP-Test.
+        data: folders of ``svip-search data build``; heads are judged on their SVIP-Test.
         out: folder of the table, of the models and of the hidden states.
         backbone: embedded model, folder or hub id; it stays as it is.
         variants: names to run; empty: all.
@@ -92,7 +92,7 @@ def train_ablations(config: AblationConfig, progress: Report | None = None) -> P
     names = config.variants or tuple(VARIANTS)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    test = read_step_trees([_test_files(p) for p in config.data], None)[: config.test]
+    test = read_step_trees([file for path in config.data for file in sorted(Path(path).glob("test-*"))])[: config.test]
     results: dict[str, list[dict[str, float]]] = {}
     for v, name in enumerate(names):
         for seed in range(config.seeds):
@@ -108,10 +108,6 @@ def train_ablations(config: AblationConfig, progress: Report | None = None) -> P
 
 def _shifted(progress: Report, done: int, total: int, name: str) -> Report:
     return lambda seen, _, text: progress(done + seen, total, f"{name}: {text}")
-
-
-def _test_files(path: str) -> str:
-    return path if Path(path).is_file() else str(Path(path) / "test-00000.jsonl")
 
 
 def _variant(

@@ -69,6 +69,7 @@ class GrpoConfig:
         batch: puzzles an update of the weights.
         learning_rate: of AdamW, after a rise over the first ten updates.
         clip: how far the ratio of probabilities may move, e above.
+        train_eye: whether the eye learns too; else the pictures of a step cannot be learnt by heart there.
         kl_weight: weight of the divergence from the policy that the run started with; 0: none.
         seed: of puzzles and samples.
         threads: CPU threads, 0 = as torch chooses.
@@ -91,6 +92,7 @@ class GrpoConfig:
     batch: int = 8
     learning_rate: float = 2e-4
     clip: float = 0.2
+    train_eye: bool = False
     kl_weight: float = 0.02
     seed: int = 0
     threads: int = 0
@@ -416,7 +418,9 @@ def _start(config: GrpoConfig, rewards: Sequence[RewardFn]) -> _Run:
         )
     policy.model.eval()
     reference = deepcopy(policy.model).requires_grad_(False) if config.kl_weight else None
-    optimizer = torch.optim.AdamW(policy.model.parameters(), config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    policy.model.model.eye.requires_grad_(config.train_eye)
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     run = _Run(config, rewards, weights, policy, reference, optimizer)
     Path(config.out).mkdir(parents=True, exist_ok=True)
     if config.resume and run.checkpoint.exists():

@@ -35,7 +35,7 @@ from .calibration import fit_scoring, fit_temperatures, fit_thresholds
 from .checkpoint import Progress, load_checkpoint, load_trained_state, save_checkpoint, trained_state, write_facts
 from .scorers import TUNES, make_scorer
 from .step_scorer import StepScorer
-from .step_trees import Labels, StepTree, read_step_trees
+from .step_trees import Labels, StepTree, hold_out, question_of, read_step_trees
 
 SOURCES = ("all", "program", "policy")
 Report = Callable[[int, int, str], None]
@@ -78,8 +78,12 @@ class TrainRewardConfig:
         resume: continue from the checkpoint in ``out`` if there is one.
         skip_bad: pass over records that cannot be used, and count them, instead of stopping.
         cache: folder for the hidden states of a frozen backbone; empty: ``hidden-states`` in ``out``.
+        cache_dtype: number type of these: ``float16``, ``bfloat16`` or ``float32``.
         lora_rank: rank of the updates.
-        domain_weights: learn a weight a domain that favours what helps on held-out questions (bi-level, DreamPRM).
+        gradient_checkpointing: with ``lora``, compute layers again instead of keeping them: less memory, more time.
+        adapter_only: with ``lora``, save the updates alone; ``backbone`` must then stay where it is.
+        domain_weights: learn a weight a domain that favours what helps on the questions of ``meta`` (DreamPRM).
+        meta: data sets that are trusted; empty: the held-out questions, whose noise the weights then learn too.
         meta_every: steps between two updates of these weights.
     """
 
@@ -113,8 +117,12 @@ class TrainRewardConfig:
     resume: bool = True
     skip_bad: bool = False
     cache: str = ""
+    cache_dtype: str = "float16"
     lora_rank: int = 8
+    gradient_checkpointing: bool = False
+    adapter_only: bool = False
     domain_weights: bool = False
+    meta: tuple[str, ...] = ()
     meta_every: int = 5
 
     def __post_init__(self) -> None:
@@ -124,7 +132,8 @@ class TrainRewardConfig:
         if not self.data:
             raise ValueError("`data` must name at least one data set (svip-search data build makes one); got none.")
         choices = {"tune": TUNES, "labels": ("soft", "hard", "outcome"), "sources": SOURCES,
-                   "query": ("conditioned", "constant")}  # fmt: skip
+                   "query": ("conditioned", "constant"),
+                   "cache_dtype": ("float16", "bfloat16", "float32")}  # fmt: skip
         for name, admissible in choices.items():
             if getattr(self, name) not in admissible:
                 raise ValueError(f"`{name}` must be one of {', '.join(admissible)}; got {getattr(self, name)!r}.")
@@ -182,6 +191,7 @@ class _Run:
     held_out: list[StepTree]
     dimensions: Tensor
     domains: Any = None
+    meta: list[StepTree] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
@@ -251,6 +261,7 @@ def _start(config: TrainRewardConfig, progress: Report | None) -> _Run:
         from .domain_weights import DomainWeights
 
         run.domains = DomainWeights(sorted({tree.domain for tree in training})).to(device)
+        run.meta = read_step_trees(config.meta) if config.meta else held_out
     if config.resume and run.checkpoint.exists():
         run.progress, kept = load_checkpoint(run.checkpoint, scorer, run.optimizers, device)
         run.best = kept["best"]
@@ -263,12 +274,14 @@ def _start(config: TrainRewardConfig, progress: Report | None) -> _Run:
 def _read(config: TrainRewardConfig) -> tuple[list[StepTree], list[StepTree]]:
     skipped: Counter[str] | None = Counter() if config.skip_bad else None
 
-    def wanted(record: SvipRecord) -> bool:
-        return config.sources == "all" or record.source.startswith(config.sources)
+    training, held_out = hold_out(read_step_trees(config.data, None, skipped))
+    if config.sources != "all":  # held-out questions keep all: a search meets policies, whatever was trained on
+        known = {question_of(tree.record) for tree in training}
 
-    training = read_step_trees(config.data, "train", wanted, skipped)
-    # Judged by all chains: a search meets those of policies, whatever was trained on.
-    held_out = read_step_trees(config.data, "validation", None, skipped)
+        def wanted(record: SvipRecord) -> bool:
+            return record.source.startswith(config.sources) and question_of(record) in known
+
+        training = read_step_trees(config.data, wanted, None if skipped is None else Counter())
     if skipped:
         (Path(config.out) / "skipped.json").write_text(json.dumps(skipped, indent=1) + "\n", encoding="utf-8")
     return training, held_out[: config.validation]
@@ -336,7 +349,7 @@ def _weights(run: _Run, batch: list[StepTree]) -> Tensor | None:
 
 def _reweigh(run: _Run, batch: list[StepTree]) -> None:
     rng = np.random.default_rng([run.config.seed, run.progress.steps])
-    meta = [run.held_out[i] for i in rng.integers(len(run.held_out), size=run.config.batch_size)]
+    meta = [run.meta[i] for i in rng.integers(len(run.meta), size=run.config.batch_size)]
 
     def loss(logits: Tensor, trees: Sequence[StepTree]) -> Tensor:
         return reward_loss(logits, targets_of(trees, run.config.labels, run.device), None, run.dimensions)

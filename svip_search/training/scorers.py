@@ -48,10 +48,14 @@ def _scorer(tune: str, config: TrainRewardConfig, backbone: Any, processor: Any,
     if tune == "lora":
         from .lora_scorer import LoraScorer
 
-        return LoraScorer(backbone, processor, head, rank=config.lora_rank)
+        return LoraScorer(
+            backbone, processor, head, rank=config.lora_rank, gradient_checkpointing=config.gradient_checkpointing,
+            source=config.backbone if config.adapter_only else None,
+        )  # fmt: skip
     from .frozen_scorer import FrozenScorer
 
-    return FrozenScorer(backbone, processor, head, cache=Path(config.cache or Path(config.out) / "hidden-states"))
+    cache = Path(config.cache or Path(config.out) / "hidden-states")
+    return FrozenScorer(backbone, processor, head, cache=cache, dtype=cast(Any, config.cache_dtype))
 
 
 def _backbone(config: TrainRewardConfig) -> tuple[Any, Any]:

@@ -27,7 +27,6 @@ from ..datasets.puzzles import Puzzle
 from ..datasets.svip import RecordError, SvipRecord, is_correct, read_svip
 
 Labels = Literal["soft", "hard", "outcome"]
-Split = Literal["train", "validation"]
 #: Share of the questions of a training set that is held out for early stopping and calibration.
 HELD_OUT = 0.03
 
@@ -84,10 +83,10 @@ class StepTree:
     def faultless(self) -> NDArray[np.bool_]:
         """Which nodes have no wrong step on their path, themselves included, bool [N], as far as labels are known."""
         right = is_correct(self.labels)
-        found = (np.isnan(right) | (right > 0)).all(1)
+        found = np.asarray((np.isnan(right) | (right > 0)).all(1))
         for node, up in enumerate(self.parent):
             found[node] &= up < 0 or found[up]
-        return np.asarray(found)
+        return found
 
     def targets(self, labels: Labels = "soft") -> NDArray[np.float32]:
         """Return what a model is trained towards, float32 [N, 3], NaN where nothing is known.
@@ -175,7 +174,6 @@ def step_trees(records: Iterable[SvipRecord]) -> list[StepTree]:
 
 def read_step_trees(
     paths: Sequence[str | PathLike[str]],
-    split: Split | None = None,
     keep: Callable[[SvipRecord], bool] | None = None,
     skipped: Counter[str] | None = None,
 ) -> list[StepTree]:
@@ -183,8 +181,6 @@ def read_step_trees(
 
     Args:
         paths: files, or folders of which the files of SVIP-Train are read (all, where none is named so).
-        split: ``"train"`` or ``"validation"``: a question is held out by what it is, whatever it stands
-            beside; None: both.
         keep: which records count; all by default.
         skipped: counts the records that cannot be used, by reason, instead of raising.
 
@@ -201,17 +197,37 @@ def read_step_trees(
         for path in paths:
             for file in _training_files(Path(path)):
                 for record in read_svip(file, None if skipped is None else note):
-                    wanted = split is None or (split == "validation") == held_out(record)
-                    if wanted and (keep is None or keep(record)):
+                    if keep is None or keep(record):
                         yield record
 
     trees = step_trees(records())
     if not trees:
         named = ", ".join(str(p) for p in paths)
-        raise ValueError(
-            f"`data` must hold usable records{f' of the split {split}' if split else ''}; '{named}' has none."
-        )
+        raise ValueError(f"`data` must hold usable records; '{named}' has none.")
     return trees
+
+
+def hold_out(trees: Sequence[StepTree]) -> tuple[list[StepTree], list[StepTree]]:
+    """Return the trees to train on, and those that are held out.
+
+    A question is held out by what it asks and shows, whatever it stands beside: about `HELD_OUT` of all, and at
+    least one.
+
+    Raises:
+        ValueError: there is one question only.
+    """
+    if len(trees) < 2:
+        raise ValueError(f"`data` must hold at least 2 questions, one of them to validate on; got {len(trees)}.")
+    places = [_place(tree.record) for tree in trees]
+    bound = max(HELD_OUT, min(places))
+    kept = [tree for tree, place in zip(trees, places, strict=True) if place > bound]
+    return kept, [tree for tree, place in zip(trees, places, strict=True) if place <= bound]
+
+
+def _place(record: SvipRecord) -> float:
+    """Return a number in 0..1 that depends on question and pictures alone, evenly spread."""
+    key = repr((record.question, record.options, record.images)).encode()
+    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little") / 2**64
 
 
 def _training_files(path: Path) -> list[Path]:
@@ -224,12 +240,6 @@ def question_of(record: SvipRecord) -> str:
     digest = blake2b(digest_size=12)
     digest.update(repr((record.question, record.options, record.images, str(record.folder))).encode())
     return digest.hexdigest()
-
-
-def held_out(record: SvipRecord) -> bool:
-    """Whether the question of a record is one of those that are kept for validation."""
-    key = repr((record.question, record.options, record.images)).encode()
-    return int.from_bytes(blake2b(key, digest_size=8).digest(), "little") < HELD_OUT * 2**64
 
 
 def record_of_chain(puzzle: Puzzle, steps: Sequence[str], source: str = "policy") -> SvipRecord:

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from any_backbone import file_records
 from svip_data import records, write_data
 
 from svip_search import TrainingError
+from svip_search.datasets.svip import write_svip
 from svip_search.models.embedded import new_model, new_processor
 from svip_search.models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from svip_search.rewards._triatt_cot import TriAttCoT
@@ -232,6 +234,28 @@ def test_the_embedded_policy_can_be_the_start(data, tmp_path):
 def test_bad_settings_are_named(name, changes):
     with pytest.raises(ValueError, match=f"`{name}`"):
         TrainRewardConfig(**{"data": ("x",), **changes})
+
+
+@pytest.mark.parametrize("tune", ["frozen", "lora"])
+def test_the_same_command_trains_on_pictures_in_files(tmp_path, tune):
+    if tune == "lora":
+        pytest.importorskip("peft")
+    (tmp_path / "data").mkdir()
+    write_svip(file_records(tmp_path / "data", 6), tmp_path / "data" / "train-00000.jsonl")
+    folder = train_reward(small(tmp_path / "data", tmp_path / "out", backbone="puzzle-nano", tune=tune,
+                                samples=24, validate_every=12))  # fmt: skip
+    record = file_records(tmp_path / "data", 1)[0]
+    scores = SvipReward.load(folder).evaluate(record.to_question(), [record.steps])
+    assert scores[0].shape == (len(record.steps), 3)
+    assert log_of(folder)[-1]["seen"] >= 24
+
+
+def test_domain_weights_are_learned_and_logged(data, tmp_path):
+    folder = train_reward(small(data, tmp_path / "out", tune="frozen", domain_weights=True, meta_every=1,
+                                meta=(str(data / "test-00000.jsonl"),)))  # fmt: skip
+    weights = log_of(folder)[-1]["domain_weights"]
+    assert np.mean(list(weights.values())) == pytest.approx(1, abs=1e-2)
+    assert len(set(weights.values())) > 1
 
 
 def test_a_data_set_that_is_not_there_is_named(tmp_path):

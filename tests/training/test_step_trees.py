@@ -14,7 +14,7 @@ from svip_data import records, write_data
 from svip_search.datasets.puzzles import generate_puzzle
 from svip_search.datasets.svip import RecordError, write_svip
 from svip_search.training.step_scorer import forest
-from svip_search.training.step_trees import held_out, read_step_trees, record_of_chain, step_trees
+from svip_search.training.step_trees import hold_out, read_step_trees, record_of_chain, step_trees
 
 NAN = float("nan")
 
@@ -88,13 +88,22 @@ def test_a_token_follows_the_end_of_its_parent(data):
 
 def test_validation_questions_are_no_training_questions(tmp_path):
     data = write_data(tmp_path / "data", n=200, chains=2)
-    training, validation = read_step_trees([data], "train"), read_step_trees([data], "validation")
+    training, validation = hold_out(read_step_trees([data]))
     assert len(training) + len(validation) == 200
     assert 0 < len(validation) < 30
     assert not {t.record.images[0]["puzzle"][1] for t in training} & {
         t.record.images[0]["puzzle"][1] for t in validation
     }
-    assert all(held_out(t.record) for t in validation)
+    beside = hold_out(training[:50] + validation)  # whatever it stands beside
+    assert {id(t) for t in beside[1]} == {id(t) for t in validation}
+
+
+def test_of_few_questions_one_is_held_out():
+    trees = step_trees(records(5, chains=2))
+    training, validation = hold_out(trees)
+    assert (len(training), len(validation)) == (4, 1)
+    with pytest.raises(ValueError, match="at least 2 questions"):
+        hold_out(trees[:1])
 
 
 def test_a_folder_gives_its_training_files_only(tmp_path):
