@@ -8,7 +8,7 @@
 
 Every arm starts from the same weights and takes as many completions of the same puzzles.
 
-``python examples/grpo.py`` (about ten minutes on one idle core), ``--quick`` for a few seconds.
+``python examples/grpo.py`` trains the first two (some minutes on one idle core), ``--quick`` takes seconds.
 Writes grpo.json and grpo.png to ``--out``.
 """
 
@@ -101,9 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--policy", default="puzzle-nano", help="embedded policy or folder to start from")
     parser.add_argument("--reward", default="svip-tiny", help="embedded reward model or folder")
-    parser.add_argument("--arms", default=",".join(ARMS), help=f"of {', '.join(ARMS)}")
+    parser.add_argument("--arms", default="svip,outcome", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--families", default=",".join(FAMILIES), help="of puzzles")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--eval-every", type=int, default=10, help="steps between two evaluations")
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--kl", type=float, default=0.02, help="weight of the divergence from the start")

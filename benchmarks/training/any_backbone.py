@@ -51,15 +51,17 @@ def trees(count: int) -> list[StepTree]:
 
 def epoch(scorer: StepScorer, found: list[StepTree]) -> None:
     """Train on all trees once."""
-    (optimizer,) = scorer.make_optimizers(1e-3)
+    optimizers = scorer.make_optimizers(1e-3, 1e-3)
     scorer.train()
     for i in range(0, len(found), BATCH):
         batch = found[i : i + BATCH]
         targets = torch.from_numpy(np.concatenate([t.labels for t in batch]))
         loss = functional.binary_cross_entropy_with_logits(scorer(batch)[0], targets.nan_to_num())
-        optimizer.zero_grad()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
 
 
 def measured(run: Callable[[], object], trajectories: int) -> dict[str, float]:

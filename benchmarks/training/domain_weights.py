@@ -77,7 +77,7 @@ def trained(
     epochs: int = EPOCHS,
 ) -> DomainWeights:  # fmt: skip
     """Train the head of a scorer and return the weights of the domains."""
-    (optimizer,) = scorer.make_optimizers(RATE)
+    (optimizer,) = scorer.make_optimizers(RATE, RATE)
     weights = DomainWeights(sorted({tree.domain for tree in training}), META_RATE)
     rng = np.random.default_rng(seed)
     scorer.train()

@@ -64,13 +64,15 @@ class AblationConfig:
     variants: tuple[str, ...] = ()
     samples: int = 8000
     batch_size: int = 16
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     seeds: int = 3
     test: int = 1000
     threads: int = 0
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if not self.data:
+            raise ValueError("`data` must name at least one data set (svip-search data build makes one); got none.")
         unknown = [name for name in self.variants if name not in VARIANTS]
         if unknown:
             raise ValueError(f"`variants` must be among {', '.join(VARIANTS)}; got {unknown[0]!r}.")
@@ -121,8 +123,8 @@ def _variant(
     training = replace(
         TrainRewardConfig(
             data=config.data, out=str(folder), backbone=config.backbone, tune="frozen", samples=config.samples,
-            batch_size=config.batch_size, learning_rate=config.learning_rate, seed=seed + 1, threads=config.threads,
-            device=config.device, validate_every=max(1, config.samples // 4), patience=0,
+            batch_size=config.batch_size, head_learning_rate=config.learning_rate, seed=seed + 1,
+            threads=config.threads, device=config.device, validate_every=max(1, config.samples // 4), patience=0,
             cache=str(Path(config.out) / "hidden-states"),
         ),
         **VARIANTS[name],

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..rewards._triatt_cot import TriAttCoT
 from .hidden_states import HiddenStateCache, Report, StatesType
-from .step_scorer import StepScorer, forest
+from .step_scorer import StepScorer, forest, head_optimizer
 from .step_trees import StepTree
 
 
@@ -56,8 +56,8 @@ class FrozenScorer(StepScorer):
         self.backbone.eval()
         return self
 
-    def make_optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
-        return [torch.optim.AdamW(self.head.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    def make_optimizers(self, learning_rate: float, head_learning_rate: float) -> list[torch.optim.Optimizer]:
+        return [head_optimizer(self.head, head_learning_rate)]
 
     def prepare(self, trees: Sequence[StepTree], progress: Report | None = None) -> None:
         """Compute the hidden states that are not on disk yet."""

@@ -65,7 +65,7 @@ class GrpoConfig:
         group: completions a puzzle.
         temperature: of the samples; the policy's probabilities are taken at this temperature too.
         max_tokens: a completion is cut off there.
-        epochs: times the samples of a step are gone through.
+        epochs: times the samples of a step are gone through; more than one learns the step's puzzles by heart.
         batch: puzzles an update of the weights.
         learning_rate: of AdamW, after a rise over the first ten updates.
         clip: how far the ratio of probabilities may move, e above.
@@ -83,13 +83,13 @@ class GrpoConfig:
     out: str = "runs/grpo"
     families: tuple[str, ...] = ()
     reward_weights: tuple[float, ...] = ()
-    steps: int = 40
-    prompts: int = 16
+    steps: int = 30
+    prompts: int = 32
     group: int = 8
     temperature: float = 1.0
     max_tokens: int = 128
-    epochs: int = 2
-    batch: int = 8
+    epochs: int = 1
+    batch: int = 16
     learning_rate: float = 2e-4
     clip: float = 0.2
     train_eye: bool = False

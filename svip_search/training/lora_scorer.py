@@ -25,7 +25,7 @@ from ..models.prompt import encode_step
 from ..rewards._reading import forget_positions, image_token, model_inputs
 from ..rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT, surprise_of
 from ..rewards.svip_reward import ADAPTER, SvipReward
-from .step_scorer import StepScorer
+from .step_scorer import StepScorer, head_optimizer
 from .step_trees import StepTree
 
 
@@ -80,9 +80,10 @@ class LoraScorer(StepScorer):
         """The backbone as peft has it."""
         return self._adapted[0]
 
-    def make_optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
-        trained = [p for p in self.parameters() if p.requires_grad]
-        return [torch.optim.AdamW(trained, learning_rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    def make_optimizers(self, learning_rate: float, head_learning_rate: float) -> list[torch.optim.Optimizer]:
+        updates = [p for p in self.backbone.parameters() if p.requires_grad]
+        own = torch.optim.AdamW(updates, learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        return [own, head_optimizer(self.head, head_learning_rate)]
 
     def reward_model(self) -> SvipReward:
         return _LoraReward(self)

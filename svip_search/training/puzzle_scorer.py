@@ -28,11 +28,9 @@ from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from ..rewards._triatt_cot import IMAGE, QUESTION, STEP, surprise_of
 from .data import IGNORE, cell_labels, to_pixels
 from .policy import make_optimizers, perception_loss
-from .step_scorer import Forest, StepScorer, forest
+from .step_scorer import Forest, StepScorer, forest, head_optimizer
 from .step_trees import StepTree
 
-#: The head starts from nothing where the backbone has learned already: its learning rate, in those of the backbone.
-HEAD_RATE = 4.0
 #: In ``Rows.node``.
 PROMPT, PADDING = -1, -2
 
@@ -70,10 +68,8 @@ class PuzzleScorer(StepScorer):
     backbone: PuzzleVLMForConditionalGeneration
     processor: PuzzleProcessor
 
-    def make_optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
-        head = torch.optim.AdamW(self.head.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-        head.param_groups[0]["times"] = HEAD_RATE
-        return [*make_optimizers(self.backbone, learning_rate), head]
+    def make_optimizers(self, learning_rate: float, head_learning_rate: float) -> list[torch.optim.Optimizer]:
+        return [*make_optimizers(self.backbone, learning_rate), head_optimizer(self.head, head_learning_rate)]
 
     def forward(self, trees: Sequence[StepTree]) -> tuple[Tensor, Tensor]:
         puzzles = [_puzzle(tree) for tree in trees]

@@ -59,7 +59,9 @@ class TrainRewardConfig:
         sources: which chains count: ``all``, those of programs (``program``) or of policies (``policy``).
         samples: questions to see in all; data that is shorter is seen again in another order.
         batch_size: questions a step.
-        learning_rate: peak; it warms up over 100 steps and falls to zero.
+        learning_rate: peak, of the backbone; both rates warm up over 100 steps and fall linearly to zero: what a head
+            can tell shows in the last part of a run.
+        head_learning_rate: peak, of the head.
         head_dim: width of TriAtt-CoT's queries, keys and values.
         n_kv_heads: 1 (keys and values shared by the dimensions) or 3.
         n_heads: 3, or 1 for one attention that the dimensions share.
@@ -97,8 +99,9 @@ class TrainRewardConfig:
     dimension_weights: tuple[float, ...] = ()
     sources: str = "all"
     samples: int = 20_000
-    batch_size: int = 16
+    batch_size: int = 8
     learning_rate: float = 1e-3
+    head_learning_rate: float = 3e-3
     head_dim: int = 64
     n_kv_heads: int = 3
     n_heads: int = 3
@@ -192,6 +195,7 @@ class _Run:
     dimensions: Tensor
     domains: Any = None
     meta: list[StepTree] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
     began: float = field(default_factory=time.perf_counter)
@@ -256,7 +260,9 @@ def _start(config: TrainRewardConfig, progress: Report | None) -> _Run:
     scorer.prepare([*training, *held_out], progress)
     weights = torch.zeros(len(DIMENSIONS), device=device)
     weights[list(config.columns)] = torch.tensor(config.dimension_weights or [1.0] * len(config.columns), device=device)
-    run = _Run(config, scorer, scorer.make_optimizers(config.learning_rate), device, training, held_out, weights)
+    optimizers = scorer.make_optimizers(config.learning_rate, config.head_learning_rate)
+    run = _Run(config, scorer, optimizers, device, training, held_out, weights)
+    run.peaks = [group["lr"] for o in optimizers for group in o.param_groups]  # a checkpoint brings those of its time
     if config.domain_weights:
         from .domain_weights import DomainWeights
 
@@ -302,9 +308,9 @@ def _batches(run: _Run) -> Any:
 
 
 def _rate(run: _Run) -> float:
-    config = run.config
+    """Return the learning rate in shares of its peak: warm-up, then a linear fall to zero."""
     warmup = min(1.0, (run.progress.steps + 1) / 100)
-    return config.learning_rate * max(0.0, min(warmup, 1.0 - run.progress.seen / config.samples))
+    return max(0.0, min(warmup, 1.0 - run.progress.seen / run.config.samples))
 
 
 def targets_of(trees: Sequence[StepTree], labels: str, device: torch.device) -> Tensor:
@@ -313,10 +319,10 @@ def targets_of(trees: Sequence[StepTree], labels: str, device: torch.device) -> 
 
 
 def _step(run: _Run, batch: list[StepTree]) -> float:
-    config, rate = run.config, _rate(run)
+    config, rate, peaks = run.config, _rate(run), list(run.peaks)
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate * group.get("times", 1.0)
+            group["lr"] = rate * peaks.pop(0)
         optimizer.zero_grad()
     run.scorer.train()
     targets = targets_of(batch, config.labels, run.device)
@@ -325,10 +331,10 @@ def _step(run: _Run, batch: list[StepTree]) -> float:
     loss = reward_loss(logits, targets, _weights(run, batch), run.dimensions)
     total = loss + own
     if not torch.isfinite(total):
+        rates = f"({config.learning_rate}, {config.head_learning_rate})"
         raise TrainingError(
-            f"the loss is {total.item()} after {run.progress.seen} questions; lower `learning_rate` "
-            f"({config.learning_rate}) and go on from the last validation, which '{run.checkpoint}' holds, "
-            "with the same command."
+            f"the loss is {total.item()} after {run.progress.seen} questions; lower `learning_rate` and "
+            f"`head_learning_rate` {rates} and give the same command again: it goes on from the last validation."
         )
     total.backward()
     trained = [p for p in run.scorer.parameters() if p.requires_grad]

@@ -38,8 +38,8 @@ class StepScorer(nn.Module):
         """Return the logits [sum of nodes, 3] of all nodes, tree after tree, and a loss of the scorer's own (or 0)."""
         raise NotImplementedError
 
-    def make_optimizers(self, learning_rate: float) -> list[torch.optim.Optimizer]:
-        """Return the optimisers of what is trained."""
+    def make_optimizers(self, learning_rate: float, head_learning_rate: float) -> list[torch.optim.Optimizer]:
+        """Return the optimisers of what is trained; the head starts from nothing and has a rate of its own."""
         raise NotImplementedError
 
     def prepare(self, trees: Sequence[StepTree], progress: Any = None) -> None:
@@ -48,6 +48,11 @@ class StepScorer(nn.Module):
     def reward_model(self) -> SvipReward:
         """Return what is trained as a reward model; weights are shared, not copied."""
         return SvipReward(self.backbone, self.processor, self.head)
+
+
+def head_optimizer(head: TriAttCoT, learning_rate: float) -> torch.optim.Optimizer:
+    """Return the optimiser of a head."""
+    return torch.optim.AdamW(head.parameters(), learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
 
 
 @dataclass(frozen=True, eq=False)

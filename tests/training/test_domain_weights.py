@@ -94,7 +94,7 @@ def test_a_domain_with_flipped_labels_loses_its_weight(tmp_path):
     ]
     scorer = FrozenScorer(*tiny("puzzle", surprise=True), cache=tmp_path)
     scorer.prepare([*training, *trusted])
-    weights, (optimizer,) = DomainWeights(["clean", "noisy"], 0.1), scorer.make_optimizers(3e-3)
+    weights, (optimizer,) = DomainWeights(["clean", "noisy"], 0.1), scorer.make_optimizers(3e-3, 3e-3)
 
     def loss(logits, trees, factors=None):
         targets = torch.from_numpy(np.concatenate([t.labels for t in trees]))

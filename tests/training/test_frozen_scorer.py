@@ -52,7 +52,7 @@ def test_only_the_head_learns(tmp_path):
     assert not scorer.backbone.training
     assert {n.split(".")[0] for n, p in scorer.named_parameters() if p.requires_grad} == {"head"}
     before = {n: p.clone() for n, p in scorer.named_parameters()}
-    (optimizer,) = scorer.make_optimizers(0.01)
+    (optimizer,) = scorer.make_optimizers(0.01, 0.01)
     targets = torch.from_numpy(np.concatenate([t.labels for t in trees])).nan_to_num()
     losses = []
     for _ in range(40):

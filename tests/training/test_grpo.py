@@ -180,6 +180,26 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
         train_grpo(config(tmp_path / "broken", learning_rate=1.0), [length_reward])
 
 
+def test_a_few_puzzles_are_learnt_by_heart(tmp_path, monkeypatch):
+    from svip_search.training import grpo
+
+    draw = grpo._puzzle
+    monkeypatch.setattr(grpo, "_puzzle", lambda config, seed, index: draw(config, seed, index % config.prompts))
+    options = {"prompts": 3, "group": 12, "batch": 3, "steps": 8, "epochs": 2, "eval_every": 8, "eval_samples": 0}
+    out = train_grpo(config(tmp_path, families=("triangle", "venn"), seed=3, kl_weight=0.0, train_eye=True,
+                            learning_rate=5e-4, **options), [answer_reward])  # fmt: skip
+    right = [r["right"] for r in records(out) if "right" in r]
+    assert right[-1] > right[0] + 0.2
+
+
+def test_the_eye_stays_as_it_was_unless_asked(tmp_path, policy):
+    out = train_grpo(config(tmp_path, steps=1), [length_reward])
+    before, after = policy.model.state_dict(), load_policy(str(out)).model.state_dict()
+    same = {name for name, value in before.items() if torch.equal(value, after[name])}
+    assert {name for name in before if ".eye." in name} <= same
+    assert len(same) < len(before)
+
+
 def test_equal_rewards_leave_the_weights_alone(tmp_path, policy):
     out = train_grpo(config(tmp_path, steps=1), [lambda completions, **_: [0.5] * len(completions)])
     trained = load_policy(str(out)).model.state_dict()

@@ -62,10 +62,11 @@ def test_only_updates_and_head_learn(checkpointing, tmp_path):
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     }  # fmt: skip
     before = {n: p.clone() for n, p in scorer.named_parameters()}
-    (optimizer,) = scorer.make_optimizers(0.01)
+    optimizers = scorer.make_optimizers(0.01, 0.01)
     scorer(trees)[0].square().mean().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for n, p in trained.items() if "query" not in n)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     changed = {n for n, p in scorer.named_parameters() if not torch.equal(before[n], p)}
     assert changed <= set(trained)
     assert any("lora_A" in n for n in changed)

@@ -202,7 +202,9 @@ def test_a_checkpoint_of_another_model_is_refused(data, tmp_path):
 
 
 def test_training_ends_when_held_out_questions_stop_gaining(data, tmp_path):
-    config = small(data, tmp_path / "out", samples=640, validate_every=16, patience=2, learning_rate=0.2)
+    config = small(
+        data, tmp_path / "out", samples=640, validate_every=16, patience=2, learning_rate=0.2, head_learning_rate=0.2
+    )
     folder = train_reward(config)
     log, facts = log_of(folder), json.loads((folder / "training.json").read_text())
     best = min(log, key=lambda r: r["held_out_loss"])
