@@ -90,7 +90,7 @@ class GrpoConfig:
     max_tokens: int = 128
     epochs: int = 1
     batch: int = 16
-    learning_rate: float = 2e-4
+    learning_rate: float = 1e-4
     clip: float = 0.2
     train_eye: bool = False
     kl_weight: float = 0.02

@@ -211,7 +211,7 @@ def test_a_loss_that_is_no_number_is_refused_and_nothing_is_saved(tmp_path, monk
 
     broken = grpo.policy_loss
     monkeypatch.setattr(grpo, "policy_loss", lambda *a: tuple(x * math.nan for x in broken(*a)))
-    with pytest.raises(TrainingError, match=r"loss of step 0 must be finite; got nan .* `learning_rate` below 0.0002"):
+    with pytest.raises(TrainingError, match=r"loss of step 0 must be finite; got nan .* `learning_rate` below 0.0001"):
         train_grpo(config(tmp_path), [length_reward])
     assert not (tmp_path / "checkpoint.pt").exists()
 
