@@ -107,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--eval-every", type=int, default=10, help="steps between two evaluations")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--kl", type=float, default=0.02, help="weight of the divergence from the start")
+    parser.add_argument("--credit", default="step", help="step: SVIP rewards go to the steps they are of; or chain")
+    parser.add_argument("--train-eye", action="store_true", help="train the eye too")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/grpo"), help="folder of grpo.json and grpo.png")
@@ -117,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--arms must be of {', '.join(ARMS)}; got {', '.join(sorted(unknown))}")
     options: dict[str, Any] = {"policy": args.policy, "families": tuple(args.families.split(",")), "seed": args.seed,
                                "steps": args.steps, "eval_every": args.eval_every, "threads": args.threads,
-                               "learning_rate": args.learning_rate, "kl_weight": args.kl}  # fmt: skip
+                               "learning_rate": args.learning_rate, "kl_weight": args.kl,
+                               "credit": args.credit, "train_eye": args.train_eye}  # fmt: skip
     if args.quick:
         options |= QUICK
     with tempfile.TemporaryDirectory() as temporary:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._aggregate import Scoring
+from .._aggregate import Scoring, step_value
 from .._errors import RewardError
 from .._types import DIMENSIONS, Prefix, Question, RewardModel
 from .._vote import extract_answer, normalise
@@ -122,6 +122,34 @@ class RewardFunction:
         for i, array in zip(passed, judged, strict=True):
             rewards[i] = None if array is None else float(array) if array.ndim == 0 else self._score(array)
         return rewards
+
+    def step_values(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[NDArray[np.float64] | None]:
+        """Return the value of every step of each completion, for trainers that credit steps.
+
+        Args:
+            prompts: as in a call.
+            completions: as in a call.
+            columns: as in a call.
+
+        Returns:
+            For each completion float64 [T] in [0, 1], the dimensions weighed as in ``scoring``; zeros where a call
+            would give 0 without asking, None where it gives none.
+
+        Raises:
+            ValueError: the reward model is of kind ``"orm"``.
+        """
+        if self.reward.kind != "prm":
+            raise ValueError(f"`reward` must be of kind 'prm' where steps are valued; got {self.reward.kind!r}.")
+        questions = questions_of(prompts, completions, **columns)
+        paths = [tuple(self.split(completion_text(c))) for c in completions]
+        values: list[NDArray[np.float64] | None] = [np.zeros(len(path)) for path in paths]
+        passed = [i for i, path in enumerate(paths) if self._admits(questions[i], path)]
+        judged = _judge(self.reward, [questions[i] for i in passed], [paths[i] for i in passed])
+        for i, array in zip(passed, judged, strict=True):
+            values[i] = None if array is None else step_value(array, self.scoring.weights, self.scoring.veto)
+        return values
 
     def _admits(self, question: Question, path: Prefix) -> bool:
         if not path or len(path) > self.max_steps:

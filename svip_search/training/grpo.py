@@ -8,10 +8,13 @@ calls them exactly as TRL's ``GRPOTrainer`` does.  For anything larger take that
     ratio = p(token) / p_old(token)
     loss  = - mean over tokens of min(ratio A, clip(ratio, 1 - e, 1 + e) A) + kl_weight * KL(p | reference)
 
+With ``credit="step"`` a reward that values steps (``RewardFunction.step_values``) is credited to the tokens of each
+step, against the mean of the group's steps at that place: a fault is not laid to what was right before and after.
 The deviation is the batch's, not the group's: where all completions of a group are about as good, small
 differences stay small.  All tokens weigh the same, so length is neither favoured nor punished.
-Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, eq. 3; the mean over tokens follows Yu et al., "DAPO",
-arXiv 2503.14476.  KL is estimated by half the squared difference of the log-probabilities.
+Source: Shao et al., "DeepSeekMath", arXiv 2402.03300, eq. 3 (and 4.1.3 for steps, which there get the sum of what
+follows); the mean over tokens follows Yu et al., "DAPO", arXiv 2503.14476.  KL is estimated by half the squared
+difference of the log-probabilities.
 """
 
 from __future__ import annotations
@@ -60,6 +63,7 @@ class GrpoConfig:
         out: folder for the trained policy, its log and the checkpoint.
         families: of puzzles to draw from; empty: all.
         reward_weights: one a reward function; 0 only logs it.  Empty: all 1.
+        credit: ``chain`` (a completion's reward goes to all its tokens) or ``step``, see above.
         steps: batches of samples.
         prompts: puzzles a step.
         group: completions a puzzle.
@@ -83,6 +87,7 @@ class GrpoConfig:
     out: str = "runs/grpo"
     families: tuple[str, ...] = ()
     reward_weights: tuple[float, ...] = ()
+    credit: str = "chain"
     steps: int = 30
     prompts: int = 32
     group: int = 8
@@ -108,6 +113,8 @@ class GrpoConfig:
         for name in ("temperature", "learning_rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive; got {getattr(self, name)}.")
+        if self.credit not in ("chain", "step"):
+            raise ValueError(f"`credit` must be chain or step; got {self.credit!r}.")
         if self.group < 2:
             raise ValueError(f"`group` must be at least 2, or there is nothing to compare; got {self.group}.")
         if not self.kl_weight >= 0 or self.eval_samples < 0:
@@ -130,6 +137,7 @@ class Samples:
         group: int64 [N], the puzzle of each completion.
         texts: the N completions.
         ids: their token ids.
+        sizes: how many of them each step has.
         log_prob: float64 [N], their log-probability at temperature 1 as the sampler saw it.
         exact: bool [N], whether ``ids`` are what was sampled.  A text that is not tokenised as it was
             written (an unknown word in it, a blank line) takes part in the group's mean, not in the loss.
@@ -139,23 +147,38 @@ class Samples:
     group: NDArray[np.int64]
     texts: list[str]
     ids: list[list[int]]
+    sizes: list[list[int]]
     log_prob: Floats
     exact: NDArray[np.bool_]
 
     def rewards(self, functions: Sequence[RewardFn]) -> Floats:
         """Return float64 [N, functions], NaN where a function gives none; called as TRL calls them."""
+        found = np.empty((len(self.texts), len(functions)))
+        for f, function in enumerate(functions):
+            values = function(**self.columns())
+            if len(values) != len(self.texts):
+                raise TrainingError(f"`{_name(function)}` must return {len(self.texts)} rewards; got {len(values)}.")
+            found[:, f] = [math.nan if v is None else float(v) for v in values]
+        return found
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return what TRL gives a reward function."""
         questions = [self.puzzles[g].question for g in self.group]
-        columns: dict[str, list[Any]] = {
+        return {
+            "prompts": [q.text for q in questions],
+            "completions": self.texts,
             "images": [list(q.images) for q in questions],
             "options": [list(q.options) for q in questions],
             "answer": [q.answer for q in questions],
         }
-        found = np.empty((len(self.texts), len(functions)))
-        for f, function in enumerate(functions):
-            values = function(prompts=[q.text for q in questions], completions=self.texts, **columns)
-            if len(values) != len(self.texts):
-                raise TrainingError(f"`{_name(function)}` must return {len(self.texts)} rewards; got {len(values)}.")
-            found[:, f] = [math.nan if v is None else float(v) for v in values]
+
+    def spread(self, values: Sequence[Any]) -> list[Floats]:
+        """Return what each token of each completion gets: a number a completion, or one a step."""
+        found = []
+        for value, ids, sizes in zip(values, self.ids, self.sizes, strict=True):
+            each = np.repeat(np.broadcast_to(np.asarray(value, np.float64), len(sizes)), sizes)
+            # What ends the completion belongs to its last step; one that was cut off may lack a separator.
+            found.append(np.pad(each, (0, max(0, len(ids) - len(each))), mode="edge")[: len(ids)])
         return found
 
     def right(self) -> NDArray[np.bool_]:
@@ -174,20 +197,22 @@ def sample(policy: TransformersPolicy, puzzles: list[Puzzle], n: int, temperatur
         puzzles,
         np.array([g for g, _ in pairs], np.int64),
         [STEP_SEPARATOR.join(c.text for c in steps) for _, steps in pairs],
-        [ids for ids, _ in written],
+        [ids for ids, _, _ in written],
+        [sizes for _, sizes, _ in written],
         np.array([sum(c.log_prob for c in steps) for _, steps in pairs]),
-        np.array([exact for _, exact in written], bool),
+        np.array([exact for _, _, exact in written], bool),
     )
 
 
-def _written(policy: TransformersPolicy, steps: Sequence[Candidate]) -> tuple[list[int], bool]:
-    """Return the token ids of a completion, and whether they are as many as were sampled."""
-    ids = [i for c in steps for i in encode_step(policy.tokenizer, c.text)]
+def _written(policy: TransformersPolicy, steps: Sequence[Candidate]) -> tuple[list[int], list[int], bool]:
+    """Return the token ids of a completion, how many a step, and whether they are as many as were sampled."""
+    each = [encode_step(policy.tokenizer, c.text) for c in steps]
+    ids, sizes = [i for step in each for i in step], [len(step) for step in each]
     missing = sum(c.tokens for c in steps) - len(ids)
     if steps[-1].finish_reason == "stop":
         ids.append(policy.tokenizer.eos_token_id)
-        return ids, missing == 1
-    return (ids[:-1] if missing == -1 else ids), missing in (-1, 0)  # cut off, before or after a separator
+        return ids, sizes, missing == 1
+    return (ids[:-1] if missing == -1 else ids), sizes, missing in (-1, 0)  # cut off, before or after a separator
 
 
 def advantages(rewards: Floats, group: NDArray[np.int64]) -> Floats:
@@ -209,6 +234,27 @@ def advantages(rewards: Floats, group: NDArray[np.int64]) -> Floats:
     spread = math.sqrt(float((centred**2).sum()) / max(1, int(known.sum())))
     # Below this all rewards are equal but for rounding.
     return centred / spread if spread > 1e-7 else np.zeros_like(centred)
+
+
+def step_advantages(values: Sequence[Floats | None], group: NDArray[np.int64]) -> list[Floats]:
+    """Return for each step (v - mean of its group at that place) / standard deviation of these differences.
+
+    Args:
+        values: [T] of each completion, None for none (then its advantages are 0, of no length that matters).
+        group: int64 [N], the group of each.
+
+    Example:
+        >>> found = step_advantages([np.array([1.0, 0.5]), np.array([0.0, 0.5])], np.array([0, 0]))
+        >>> [a.round(3).tolist() for a in found]
+        [[1.414, 0.0], [-1.414, 0.0]]
+    """
+    known = [np.zeros(0) if v is None else np.asarray(v, np.float64) for v in values]
+    owner = np.repeat(np.arange(len(known)), [len(v) for v in known])
+    place = np.concatenate([np.arange(len(v)) for v in known]) if known else np.zeros(0, np.int64)
+    # Steps at one place of one group are compared with each other, as whole completions are.
+    _, cell = np.unique(np.stack([group[owner], place]), axis=1, return_inverse=True)
+    found = advantages(np.concatenate(known), cell.ravel()) if len(owner) else np.zeros(0)
+    return np.split(found, np.cumsum([len(v) for v in known])[:-1])
 
 
 # ---- log-probabilities -------------------------------------------------------------------------
@@ -295,14 +341,14 @@ def policy_loss(new: Tensor, old: Tensor, reference: Tensor | None, advantage: T
         new: [N, L], log-probabilities under the policy.
         old: [N, L], under the policy that sampled.
         reference: [N, L], under the policy at the start; None: no divergence is taken.
-        advantage: [N].
+        advantage: [N, L].
         mask: bool [N, L].
         clip: e of the clipped ratio.
         kl_weight: weight of the divergence.
     """
     count = mask.sum().clamp(min=1)
     ratio = (new - old).exp()
-    gain = torch.minimum(ratio * advantage[:, None], ratio.clamp(1 - clip, 1 + clip) * advantage[:, None])
+    gain = torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     kl = new.new_zeros(())
     if reference is not None:
         # Half the squared difference: one token that became unlikely must not outweigh all others, as it does
@@ -447,8 +493,7 @@ def _step(run: _Run) -> dict[str, Any]:
     total = np.where(np.isnan(each).all(1), math.nan, np.nansum(each * run.weights, 1))
     if np.isinf(total).any():
         raise TrainingError(f"The rewards of step {step} must be finite; got {total[np.isinf(total)][0]}.")
-    advantage = np.where(samples.exact, advantages(total, samples.group), 0.0)
-    losses, divergences = _update(run, samples, advantage)
+    losses, divergences = _update(run, samples, _credit(run, samples, each, total))
     return {
         "loss": float(np.mean(losses)), "kl": float(np.mean(divergences)),
         "rewards": _means(run.rewards, each),
@@ -457,9 +502,27 @@ def _step(run: _Run) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _update(run: _Run, samples: Samples, advantage: Floats) -> tuple[list[float], list[float]]:
+def _credit(run: _Run, samples: Samples, each: Floats, total: Floats) -> list[Floats]:
+    """Return the advantage of each token of each completion."""
+    if run.config.credit == "chain":
+        return samples.spread(advantages(total, samples.group).tolist())
+    found = [np.zeros(len(ids)) for ids in samples.ids]
+    for f, function in enumerate(run.rewards):
+        if not run.weights[f]:
+            continue
+        if hasattr(function, "step_values"):
+            gains: list[Any] = step_advantages(function.step_values(**samples.columns()), samples.group)
+            gains = [g if len(g) == len(sizes) else 0.0 for g, sizes in zip(gains, samples.sizes, strict=True)]
+        else:
+            gains = advantages(each[:, f], samples.group).tolist()
+        for mine, more in zip(found, samples.spread(gains), strict=True):
+            mine += run.weights[f] * more
+    return found
+
+
+def _update(run: _Run, samples: Samples, advantage: list[Floats]) -> tuple[list[float], list[float]]:
     """Go through the samples ``epochs`` times and return the losses and divergences of the updates."""
-    if not advantage.any():
+    if not any(a.any() for a, exact in zip(advantage, samples.exact, strict=True) if exact):
         return [0.0], [0.0]  # nothing to learn, and AdamW would go on by its momentum
     config = run.config
     chunk = encode(samples.puzzles, run.processor)
@@ -474,7 +537,7 @@ def _update(run: _Run, samples: Samples, advantage: Floats) -> tuple[list[float]
     with torch.no_grad():
         old = [forward(run.model, cut)[0] for cut in cuts]
         reference = [forward(run.reference, cut)[0] if run.reference is not None else None for cut in cuts]
-    gains = [torch.from_numpy(np.concatenate([advantage[members[g]] for g in cut])).float() for cut in cuts]
+    gains = [_stacked([advantage[i] for g in cut for i in members[g]]) for cut in cuts]
     losses, divergences = [], []
     for epoch in range(config.epochs):
         for i in np.random.default_rng([config.seed, run.progress.seen, epoch]).permutation(len(cuts)):
@@ -484,6 +547,13 @@ def _update(run: _Run, samples: Samples, advantage: Floats) -> tuple[list[float]
             losses.append(loss.item())
             divergences.append(kl.item())
     return losses, divergences
+
+
+def _stacked(rows: Sequence[Floats]) -> Tensor:
+    out = torch.zeros(len(rows), max(map(len, rows)))
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.from_numpy(row)
+    return out
 
 
 def _descend(run: _Run, loss: Tensor) -> None:

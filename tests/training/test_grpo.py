@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,11 +22,13 @@ from svip_search.rewards.rl_reward import answer_reward
 from svip_search.training.data import encode
 from svip_search.training.grpo import (
     GrpoConfig,
+    _credit,
     advantages,
     evaluate_policy,
     log_probs,
     policy_loss,
     sample,
+    step_advantages,
     train_grpo,
 )
 
@@ -118,7 +121,7 @@ def test_the_gradient_raises_the_better_completion():
     logits = torch.zeros(4, requires_grad=True)  # four completions of one token
     old = logits.log_softmax(-1)[:, None].detach()
     mask = torch.ones(4, 1, dtype=torch.bool)
-    advantage = torch.tensor([1.0, -1.0, 0.0, 0.0])
+    advantage = torch.tensor([1.0, -1.0, 0.0, 0.0])[:, None]
     for _ in range(5):
         loss, _ = policy_loss(logits.log_softmax(-1)[:, None], old, None, advantage, mask, 0.2, 0.0)
         (gradient,) = torch.autograd.grad(loss, logits)
@@ -133,13 +136,13 @@ def test_beyond_the_clip_there_is_no_gradient():
     old, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
     for gap, advantage, moves in ((0.5, 1.0, False), (0.5, -1.0, True), (-0.5, -1.0, False), (-0.5, 1.0, True)):
         new = torch.full((1, 1), gap, requires_grad=True)
-        loss, _ = policy_loss(new, old, None, torch.tensor([advantage]), mask, 0.2, 0.0)
+        loss, _ = policy_loss(new, old, None, torch.tensor([[advantage]]), mask, 0.2, 0.0)
         loss.backward()
         assert bool(new.grad.any()) is moves
 
 
 def test_the_divergence_is_zero_at_the_reference_and_pulls_back_to_it():
-    mask, advantage = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1)
+    mask, advantage = torch.ones(1, 2, dtype=torch.bool), torch.zeros(1, 2)
     new = torch.tensor([[-1.0, -2.0]], requires_grad=True)
     loss, kl = policy_loss(new, new.detach(), torch.tensor([[-1.0, -1.0]]), advantage, mask, 0.2, 0.5)
     assert kl.item() == pytest.approx(0.25)
@@ -150,9 +153,63 @@ def test_the_divergence_is_zero_at_the_reference_and_pulls_back_to_it():
 def test_tokens_outside_the_mask_do_not_count():
     new = torch.randn(2, 3).requires_grad_()
     mask = torch.tensor([[True, True, False], [True, False, False]])
-    loss, _ = policy_loss(new, new.detach(), torch.zeros(2, 3), torch.tensor([1.0, -1.0]), mask, 0.2, 0.1)
+    loss, _ = policy_loss(
+        new, new.detach(), torch.zeros(2, 3), torch.tensor([[1.0], [-1.0]]).expand(2, 3), mask, 0.2, 0.1
+    )
     loss.backward()
     assert not new.grad[~mask].any()
+
+
+# ---- credit for steps --------------------------------------------------------------------------
+
+
+def test_steps_are_compared_with_the_steps_of_their_group_at_their_place():
+    values = [np.array([1.0, 0.2]), np.array([0.0, 0.2]), np.array([0.9]), None, np.array([0.3, 0.8, 0.8])]
+    group = np.array([0, 0, 1, 1, 1])
+    found = step_advantages(values, group)
+    assert [len(f) for f in found] == [2, 2, 1, 0, 3]
+    assert found[0][0] == -found[1][0] > 0
+    assert found[0][1] == found[1][1] == 0  # equal at that place
+    assert found[2][0] == pytest.approx(-found[4][0])
+    assert found[2][0] > 0
+    assert found[4][1] == found[4][2] == 0  # nothing to compare with
+    scale = np.concatenate(found)
+    assert np.sqrt((scale**2).mean()) == pytest.approx(1)
+
+
+def test_every_token_of_a_step_gets_what_the_step_gets(drawn):
+    values = [np.arange(len(sizes), dtype=float) for sizes in drawn.sizes]
+    for spread, ids, sizes, exact in zip(drawn.spread(values), drawn.ids, drawn.sizes, drawn.exact, strict=True):
+        assert len(spread) == len(ids)
+        if exact:
+            ends = np.cumsum(sizes)
+            assert all(
+                (spread[end - size : end - 1] == i).all() for i, (end, size) in enumerate(zip(ends, sizes, strict=True))
+            )
+            assert spread[-1] == len(sizes) - 1  # what ends the chain belongs to its last step
+    assert [set(s.tolist()) for s in drawn.spread([2.0] * len(drawn.ids))] == [{2.0}] * len(drawn.ids)
+
+
+def test_a_fault_is_laid_to_its_step_alone(policy, drawn):
+    class Fault:
+        """Values every second step of the first completion of a puzzle less than those of the others."""
+
+        __name__ = "fault"
+
+        def __call__(self, prompts, completions, **columns):
+            return [0.5] * len(completions)
+
+        def step_values(self, prompts, completions, **columns):
+            lengths = [text.count("\n") + 1 for text in completions]
+            return [np.where(np.arange(n) == 1, float(i % 3 > 0), 0.5) for i, n in enumerate(lengths)]
+
+    run = SimpleNamespace(config=GrpoConfig(credit="step"), rewards=[Fault()], weights=np.array([1.0]))
+    credit = _credit(run, drawn, np.full((len(drawn.ids), 1), 0.5), np.full(len(drawn.ids), 0.5))
+    for i, (found, sizes) in enumerate(zip(credit, drawn.sizes, strict=True)):
+        second = slice(sizes[0], sizes[0] + sizes[1])
+        assert (found[second] < 0).all() if i % 3 == 0 else (found[second] > 0).all()
+        assert not found[: sizes[0]].any()
+        assert not found[sizes[0] + sizes[1] :].any()
 
 
 # ---- the run -----------------------------------------------------------------------------------
