@@ -109,3 +109,11 @@ def text_batch(chunk: Chunk, rows: np.ndarray[Any, Any], pad: int) -> tuple[Tens
         ids[b, :end] = torch.tensor(prompt + steps)
         labels[b, len(prompt) : end] = torch.tensor(steps)
     return ids, labels
+
+
+def padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    """Return rows of different length as int64 [rows, longest], filled up on the right."""
+    out = torch.full((len(rows), max(map(len, rows))), value)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return out

@@ -44,7 +44,7 @@ from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from ..models.zoo import load_policy
 from ..policies.transformers_policy import TransformersPolicy
 from .checkpoint import Progress, load_checkpoint, save_checkpoint, write_facts
-from .data import Chunk, encode, to_pixels
+from .data import Chunk, encode, padded, to_pixels
 
 #: Seeds of generated puzzles, apart from those of training (0 ...) and of its validation (2**31 - 1).
 TRAIN_SEED, HELD_OUT_SEED = 1_700_000_000, 1_900_000_000
@@ -281,8 +281,8 @@ def log_probs(
     """
     visual_tokens = model.config.n_visual_tokens
     packed = [_packed(visual_tokens, chunk.prompts[r], c) for r, c in zip(rows, completions, strict=True)]
-    ids, owner = _padded([p[0] for p in packed], 0), _padded([p[1] for p in packed], -1)
-    places = _padded([p[2] for p in packed], 0)
+    ids, owner = padded([p[0] for p in packed], 0), padded([p[1] for p in packed], -1)
+    places = padded([p[2] for p in packed], 0)
     index = torch.as_tensor(rows)
     visual, _ = model.model.get_image_features(to_pixels(chunk.pixels[index]))
     front = torch.arange(visual_tokens).expand(len(packed), -1)
@@ -294,8 +294,8 @@ def log_probs(
     ).last_hidden_state
     flat = [(b, before, c) for b, p in enumerate(packed) for before, c in zip(p[3], completions[b], strict=True)]
     row = torch.tensor([b for b, _, _ in flat])
-    before = _padded([w for _, w, _ in flat], 0)
-    words = _padded([c for _, _, c in flat], -1)
+    before = padded([w for _, w, _ in flat], 0)
+    words = padded([c for _, _, c in flat], -1)
     mask = words >= 0
     logits = model.lm_head(hidden[row[:, None].expand_as(before)[mask], before[mask]]).float() / temperature
     chosen = logits.log_softmax(-1).gather(-1, words[mask][:, None])[:, 0]
@@ -324,13 +324,6 @@ def _visible(owner: Tensor, visual: int) -> Tensor:
     query, key = full[:, :, None], full[:, None, :]
     causal = torch.ones(full.shape[1], full.shape[1], dtype=torch.bool).tril()
     return (causal & ((key == 0) | (key == query)))[:, None]
-
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows))), value)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
-    return out
 
 
 def policy_loss(new: Tensor, old: Tensor, reference: Tensor | None, advantage: Tensor, mask: Tensor,

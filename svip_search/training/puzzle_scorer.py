@@ -26,7 +26,7 @@ from ..models.prompt import STEP_SEPARATOR, question_text
 from ..models.puzzle_processor import PuzzleProcessor
 from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from ..rewards._triatt_cot import IMAGE, QUESTION, STEP, surprise_of
-from .data import IGNORE, cell_labels, to_pixels
+from .data import IGNORE, cell_labels, padded, to_pixels
 from .policy import make_optimizers, perception_loss
 from .step_scorer import Forest, StepScorer, forest, head_optimizer
 from .step_trees import StepTree
@@ -150,7 +150,7 @@ def pack(trees: Sequence[StepTree], processor: PuzzleProcessor) -> Rows:
         positions.append(place)
     prompts = [visual + own.count(PROMPT) for own in node]
     return Rows(
-        _pad(ids, tokenizer.pad_token_id), _pad(node, PADDING), _pad(positions, 0), _ancestors(trees),
+        padded(ids, tokenizer.pad_token_id), padded(node, PADDING), padded(positions, 0), _ancestors(trees),
         torch.tensor(expected), forest(trees, prompts, lengths),
     )  # fmt: skip
 
@@ -169,13 +169,6 @@ def _ancestors(trees: Sequence[StepTree]) -> Tensor:
             seen[b, 1 + n] |= seen[b, 1 + up]  # the parent of a first step is the prompt, 0
             seen[b, 1 + n, 1 + n] = True
     return torch.from_numpy(seen)
-
-
-def _pad(rows: list[list[int]], value: int) -> Tensor:
-    out = torch.full((len(rows), max(map(len, rows))), value)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row)
-    return out
 
 
 def visible(rows: Rows, visual: int) -> Tensor:
