@@ -101,12 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--reward", default="svip-tiny", help="embedded reward model or folder")
     parser.add_argument("--arms", default="svip,outcome", help=f"of {', '.join(ARMS)}")
     parser.add_argument("--families", default="", help="of puzzles (all)")
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--eval-every", type=int, default=10, help="steps between two evaluations")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--kl", type=float, default=0.1, help="weight of the divergence from the start")
+    parser.add_argument("--learning-rate", type=float, default=2e-2)
+    parser.add_argument("--kl", type=float, default=0.0, help="weight of the divergence from the start")
+    parser.add_argument("--temperature", type=float, default=1.5, help="of all samples: hot, so that chains slip")
     parser.add_argument("--credit", default="step", help="step: SVIP rewards go to the steps they are of; or chain")
-    parser.add_argument("--train-eye", action="store_true", help="train the eye too")
+    parser.add_argument("--train", default="norms", help="norms, language or all: which weights")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/grpo"), help="folder of grpo.json and grpo.png")
@@ -116,10 +117,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := set(args.arms.split(",")) - set(ARMS):
         parser.error(f"--arms must be of {', '.join(ARMS)}; got {', '.join(sorted(unknown))}")
     options: dict[str, Any] = {"policy": args.policy, "families": tuple(f for f in args.families.split(",") if f),
-                               "seed": args.seed, "eval_samples": 4,
+                               "seed": args.seed, "temperature": args.temperature,
                                "steps": args.steps, "eval_every": args.eval_every, "threads": args.threads,
                                "learning_rate": args.learning_rate, "kl_weight": args.kl,
-                               "credit": args.credit, "train_eye": args.train_eye}  # fmt: skip
+                               "credit": args.credit, "train": args.train}  # fmt: skip
     if args.quick:
         options |= QUICK
     with tempfile.TemporaryDirectory() as temporary:

@@ -67,13 +67,14 @@ class GrpoConfig:
         steps: batches of samples.
         prompts: puzzles a step.
         group: completions a puzzle.
-        temperature: of the samples; the policy's probabilities are taken at this temperature too.
+        temperature: of the samples, in training and evaluation; the policy's probabilities are taken at it too.
         max_tokens: a completion is cut off there.
         epochs: times the samples of a step are gone through; more than one learns the step's puzzles by heart.
         batch: puzzles an update of the weights.
         learning_rate: of AdamW, after a rise over the first ten updates.
         clip: how far the ratio of probabilities may move, e above.
-        train_eye: whether the eye learns too; else the pictures of a step cannot be learnt by heart there.
+        train: ``norms`` (the scales of the normalisations: few numbers, which a few thousand completions can tell
+            apart from noise), ``language`` (all weights but the eye's: what is learnt of pictures stays) or ``all``.
         kl_weight: weight of the divergence from the policy that the run started with; 0: none.
         seed: of puzzles and samples.
         threads: CPU threads, 0 = as torch chooses.
@@ -97,7 +98,7 @@ class GrpoConfig:
     batch: int = 16
     learning_rate: float = 1e-4
     clip: float = 0.2
-    train_eye: bool = False
+    train: str = "language"
     kl_weight: float = 0.02
     seed: int = 0
     threads: int = 0
@@ -115,6 +116,8 @@ class GrpoConfig:
                 raise ValueError(f"`{name}` must be positive; got {getattr(self, name)}.")
         if self.credit not in ("chain", "step"):
             raise ValueError(f"`credit` must be chain or step; got {self.credit!r}.")
+        if self.train not in ("norms", "language", "all"):
+            raise ValueError(f"`train` must be norms, language or all; got {self.train!r}.")
         if self.group < 2:
             raise ValueError(f"`group` must be at least 2, or there is nothing to compare; got {self.group}.")
         if not self.kl_weight >= 0 or self.eval_samples < 0:
@@ -363,9 +366,10 @@ def _puzzle(config: GrpoConfig, seed: int, index: int) -> Puzzle:
 
 
 def evaluate_policy(
-    policy: TransformersPolicy, puzzles: list[Puzzle], rewards: Sequence[RewardFn] = (), n: int = 2
-) -> dict[str, Any]:
-    """Return how good a policy is on some puzzles, greedy and at temperature 1.
+    policy: TransformersPolicy, puzzles: list[Puzzle], rewards: Sequence[RewardFn] = (), n: int = 2,
+    temperature: float = 1.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Return how good a policy is on some puzzles, greedy and sampled at a temperature.
 
     Returns:
         ``greedy``: share answered right without sampling; ``greedy_right`` and ``sampled_right``: for each
@@ -378,7 +382,7 @@ def evaluate_policy(
     right[greedy.group] = greedy.right()
     report: dict[str, Any] = {"greedy": float(right.mean()), "greedy_right": right.astype(int).tolist()}
     if n:
-        drawn = sample(policy, puzzles, n, 1.0, HELD_OUT_SEED)
+        drawn = sample(policy, puzzles, n, temperature, HELD_OUT_SEED)
         share = np.bincount(drawn.group, drawn.right(), len(puzzles)) / n
         report |= {"sampled": float(share.mean()), "sampled_right": share.tolist(),
                    "rewards": _means(rewards, drawn.rewards(rewards)),
@@ -457,7 +461,8 @@ def _start(config: GrpoConfig, rewards: Sequence[RewardFn]) -> _Run:
         )
     policy.model.eval()
     reference = deepcopy(policy.model).requires_grad_(False) if config.kl_weight else None
-    policy.model.model.eye.requires_grad_(config.train_eye)
+    for name, p in policy.model.named_parameters():
+        p.requires_grad_(_is_trained(name, config.train))
     trained = [p for p in policy.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, config.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     run = _Run(config, rewards, weights, policy, reference, optimizer)
@@ -471,6 +476,12 @@ def _start(config: GrpoConfig, rewards: Sequence[RewardFn]) -> _Run:
     kept = [line for line in lines if run.progress.seen and json.loads(line)["step"] <= run.progress.seen]
     run.log_file.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
     return run
+
+
+def _is_trained(name: str, which: str) -> bool:
+    if which == "norms":
+        return "language_model" in name and "norm" in name
+    return which == "all" or ".eye." not in name
 
 
 def _step(run: _Run) -> dict[str, Any]:
@@ -589,14 +600,19 @@ def train_grpo(
     puzzles = held_out(config)
     began = time.perf_counter() - run.progress.seconds
     if not run.progress.seen:
-        run.log({"step": 0, "held_out": evaluate_policy(run.policy, puzzles, rewards, config.eval_samples)})
+        run.log(
+            {
+                "step": 0,
+                "held_out": evaluate_policy(run.policy, puzzles, rewards, config.eval_samples, config.temperature),
+            }
+        )
     while run.progress.seen < config.steps:
         record = _step(run)
         run.progress.seen += 1
         run.progress.seconds = time.perf_counter() - began
         due = run.progress.seen % config.eval_every == 0 or run.progress.seen == config.steps
         if due:
-            record["held_out"] = evaluate_policy(run.policy, puzzles, rewards, config.eval_samples)
+            record["held_out"] = evaluate_policy(run.policy, puzzles, rewards, config.eval_samples, config.temperature)
         run.log({"step": run.progress.seen, "seconds": round(run.progress.seconds, 1), **record})
         if due:
             save_checkpoint(run.checkpoint, run.model, [run.optimizer], run.progress, settings=run.settings)

@@ -243,7 +243,7 @@ def test_a_few_puzzles_are_learnt_by_heart(tmp_path, monkeypatch):
     draw = grpo._puzzle
     monkeypatch.setattr(grpo, "_puzzle", lambda config, seed, index: draw(config, seed, index % config.prompts))
     options = {"prompts": 3, "group": 12, "batch": 3, "steps": 8, "epochs": 2, "eval_every": 8, "eval_samples": 0}
-    out = train_grpo(config(tmp_path, families=("triangle", "venn"), seed=3, kl_weight=0.0, train_eye=True,
+    out = train_grpo(config(tmp_path, families=("triangle", "venn"), seed=3, kl_weight=0.0, train="all",
                             learning_rate=5e-4, **options), [answer_reward])  # fmt: skip
     right = [r["right"] for r in records(out) if "right" in r]
     assert right[-1] > right[0] + 0.2
@@ -255,6 +255,14 @@ def test_the_eye_stays_as_it_was_unless_asked(tmp_path, policy):
     same = {name for name, value in before.items() if torch.equal(value, after[name])}
     assert {name for name in before if ".eye." in name} <= same
     assert len(same) < len(before)
+
+
+def test_scales_of_normalisations_can_be_all_that_learns(tmp_path, policy):
+    out = train_grpo(config(tmp_path, steps=1, train="norms", learning_rate=1e-2), [length_reward])
+    before, after = policy.model.state_dict(), load_policy(str(out)).model.state_dict()
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert changed
+    assert all("norm" in name and "language_model" in name for name in changed)
 
 
 def test_equal_rewards_leave_the_weights_alone(tmp_path, policy):
