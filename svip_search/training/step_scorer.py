@@ -7,6 +7,7 @@ computed once (`frozen_scorer`), the head and low-rank updates of any backbone (
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,7 @@ from ..rewards.svip_reward import SvipReward
 from .step_trees import StepTree
 
 
-class StepScorer(nn.Module):
+class StepScorer(nn.Module, ABC):
     """Base of the scorers.
 
     Args:
@@ -34,13 +35,13 @@ class StepScorer(nn.Module):
         super().__init__()
         self.backbone, self.processor, self.head = backbone, processor, head
 
+    @abstractmethod
     def forward(self, trees: Sequence[StepTree]) -> tuple[Tensor, Tensor]:
         """Return the logits [sum of nodes, 3] of all nodes, tree after tree, and a loss of the scorer's own (or 0)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make_optimizers(self, learning_rate: float, head_learning_rate: float) -> list[torch.optim.Optimizer]:
         """Return the optimisers of what is trained; the head starts from nothing and has a rate of its own."""
-        raise NotImplementedError
 
     def prepare(self, trees: Sequence[StepTree], progress: Any = None) -> None:
         """Do once what all epochs share, such as hidden states; nothing by default."""
