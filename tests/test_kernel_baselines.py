@@ -20,7 +20,8 @@ from svip_search.kernels import triatt as op
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS = HERE.parent / "benchmarks"
-sys.path[:0] = [str(BENCHMARKS), str(BENCHMARKS / "kernels"), str(HERE / "kernels")]  # none is a package
+PATHS = [str(BENCHMARKS), str(BENCHMARKS / "kernels"), str(HERE / "kernels")]  # none is a package
+sys.path[:0] = PATHS
 
 import baselines  # noqa: E402
 import ceilings  # noqa: E402
@@ -244,7 +245,7 @@ print(compare_triatt.difference(ready.output(), baselines.Output(*out[:2])))
 def test_planned_triton_equals_the_reference_in_the_interpreter():
     if "triton" not in op_table() or importlib.util.find_spec("triton") is None:
         pytest.skip("no Triton backend")
-    code = PLANNED.format(paths=sys.path[:3])
+    code = PLANNED.format(paths=PATHS)
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

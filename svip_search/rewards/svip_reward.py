@@ -72,7 +72,7 @@ class SvipReward:
 
     Notes:
         Rewards depend on question and path alone; batching changes them by rounding only (below
-        1e-5 in float32).  A call from several threads is legal, one at a time runs.  After
+        3e-5 in float32).  A call from several threads is legal, one at a time runs.  After
         changing weights call ``clear()``.
 
     Example:
