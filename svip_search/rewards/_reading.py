@@ -7,6 +7,7 @@ states is the affair of who reads: `SvipReward.evaluate` projects them, `read_st
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,7 +63,7 @@ class _Run:
         return sum(map(len, self.ids))
 
 
-class Reading:
+class Reading(ABC):
     """Base of what reads a question and steps with a backbone; subclasses say what ``take`` keeps.
 
     Args:
@@ -84,9 +85,9 @@ class Reading:
         # Of positions against token counts, in models with image-aware positions.
         self.offset = int(backbone.config.model_type == "paligemma")  # counts from one
 
+    @abstractmethod
     def take(self, pieces: Sequence[Piece], hidden: Tensor, surprise: Tensor | None) -> None:
         """Keep what hidden states [rows, L, D] and surprises [rows, L] say of some prefixes; fills ``kv``."""
-        raise NotImplementedError
 
     def read(self, missing: Sequence[Prefix]) -> None:
         """Run the missing prefixes through the backbone; each comes after its parent, the prompt first."""
