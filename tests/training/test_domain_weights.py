@@ -64,6 +64,9 @@ class Linear(StepScorer):
         logits = torch.cat([torch.full((len(t), 3), 1.0) for t in trees]) * self.weight
         return logits, logits.new_zeros(())
 
+    def make_optimizers(self, learning_rate, head_learning_rate):
+        return [torch.optim.SGD(self.parameters(), learning_rate)]
+
 
 def test_the_step_is_the_inner_product_of_gradients(monkeypatch):
     trees = puzzle_trees(3)
