@@ -228,19 +228,24 @@ def train_reward(config: TrainRewardConfig, progress: Report | None = None) -> P
     due = _next(run.progress.seen, config.validate_every)
     losses: list[float] = []
     for batch in _batches(run):
+        if _ended(run):
+            break
         losses.append(_step(run, batch))
         run.progress.seen += len(batch)
         run.progress.steps += 1
         if progress:
             progress(min(run.progress.seen, config.samples), config.samples, f"loss {losses[-1]:.3f}")
-        last = run.progress.seen >= config.samples
-        if run.progress.seen >= due or last:
+        if run.progress.seen >= min(due, config.samples):
             due = _next(run.progress.seen, config.validate_every)
             _validate(run, losses)
             losses = []
-            if last or (config.patience and run.progress.waited >= config.patience):
-                break
     return _finish(run)
+
+
+def _ended(run: _Run) -> bool:
+    """Whether enough was seen, or nothing was gained for long enough; also of a finished run that is resumed."""
+    config, progress = run.config, run.progress
+    return progress.seen >= config.samples or 0 < config.patience <= progress.waited
 
 
 def _next(seen: int, every: int) -> int:

@@ -164,6 +164,14 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(data, tmp_path):
     assert [r["held_out_loss"] for r in log_of(whole)] == [r["held_out_loss"] for r in log_of(cut)]
 
 
+def test_a_finished_run_is_not_trained_on(data, tmp_path):
+    config = small(data, tmp_path / "out")
+    folder = train_reward(config)
+    before = [(folder / name).read_bytes() for name in ("training.jsonl", "head.safetensors", "checkpoint.pt")]
+    train_reward(config)
+    assert [(folder / name).read_bytes() for name in ("training.jsonl", "head.safetensors", "checkpoint.pt")] == before
+
+
 def test_a_loss_that_is_no_number_stops_the_run_and_loses_nothing(data, tmp_path, monkeypatch):
     config = small(data, tmp_path / "out", samples=96)
     real, calls = training.reward_loss, []
