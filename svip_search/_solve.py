@@ -269,7 +269,7 @@ class _Run:
     def ask(self) -> list[Request]:
         """Return the next request, as large as the budget allows; [] where the search has ended."""
         search = self.search
-        while search.wants is not None:
+        while search.wants() is not None:
             if self.budget is None or self._completing:
                 return search.ask(BATCH)
             limit, n, reason = self._room(self.budget)
@@ -282,16 +282,16 @@ class _Run:
         """Return how many nodes the next request may have, how many candidates each, and what forbids it."""
         search, used = self.search, self.usage()
         left = budget.remaining(used)
-        if search.wants is Evaluate:
+        if search.wants() is Evaluate:
             reason = budget.exceeded(used, REWARD_LIMITS)
             return int(min(BATCH, left["reward_calls"])), None, reason
         reason = budget.exceeded(used, POLICY_LIMITS)
         # One call is held back for the completion, unless this request itself finishes trajectories.
-        held = int(budget.completion and search.wants is Expand and not search.finished)
+        held = int(budget.completion and search.wants() is Expand and not search.finished)
         calls, nodes = left["policy_calls"] - held, left["nodes"] - search.reserved
         if reason is None and (calls < 1 or nodes < 1):
             reason = "policy_calls" if calls < 1 else "nodes"
-        n = int(min(search.width, max(nodes, 1)))
+        n = int(min(search.width(), max(nodes, 1)))
         fitting = max(nodes, 1) // n if math.isfinite(nodes) else math.inf
         return int(min(BATCH, max(calls, 1), fitting)), n, reason
 

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .._tree import Status
-from ._base import Expand, Scores, Search, Strategy, _Round
+from ._base import Expand, Round, Scores, Search, Strategy
 
 
 class BeamSearch(Search):
     """Grows the whole frontier, keeps the best of all children."""
 
+    resumes = True
+
     def _setup(self) -> None:
         self.how = self.config.select
-        self._frontier = [0]
         self._width: int = self.config.width
+        opened = np.flatnonzero(self.tree.arena.status == Status.OPEN).astype(np.int32)
+        self._frontier: list[int] = self._best(opened, self.scores_of(opened)) if len(opened) else []
 
-    def _choose(self) -> _Round | None:
+    def _best(self, nodes: NDArray[np.int32], scores: Scores) -> list[int]:
+        """Return the nodes to keep, best first."""
+        kept: list[int] = self.tree.arena.top_k(nodes, scores, self._width).tolist()
+        return kept
+
+    def _choose(self) -> Round | None:
         frontier, self._frontier = self._frontier, []
-        return _Round(Expand, frontier, self.config.expand) if frontier else None
+        return Round(Expand, frontier, self.config.expand) if frontier else None
 
-    def _scored(self, nodes: list[int], scores: Scores) -> None:
+    def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
         if not nodes or self._width < 1:
             return
-        arena = self.tree.arena
-        kept = arena.top_k(np.asarray(nodes, np.int32), scores, self._width)
-        ended = arena.status[kept] == Status.TERMINAL
-        self._width -= int(ended.sum())
-        self._frontier = kept[~ended].tolist()
+        kept = self._best(np.asarray(nodes, np.int32), scores)
+        status = self.tree.arena.status
+        self._frontier = [node for node in kept if status[node] != Status.TERMINAL]
+        self._width -= len(kept) - len(self._frontier)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +83,4 @@ class Beam(Strategy):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = get_args(Literal["max", "weighted"])
-        if self.select not in allowed:
-            raise ValueError(f"`select` must be one of {', '.join(allowed)}; got {self.select!r}.")
+        self._check_choice("select", ("max", "weighted"))

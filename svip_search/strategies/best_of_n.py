@@ -5,23 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .._tree import Status
-from ._base import Rollout, Search, Strategy, _Round
+from ._base import Rollout, Round, Search, Strategy
 
 
 class SamplingSearch(Search):
     """Draws trajectories from the root until there are ``n``, ``chunk`` at a time."""
 
-    def _setup(self) -> None:
-        self._drawn = 0
+    resumes = True
 
-    def _choose(self) -> _Round | None:
+    def _setup(self) -> None:
+        self._drawn = len(self._finished)
+
+    def _choose(self) -> Round | None:
         left = self.config.n - self._drawn
         # A policy that gave nothing for the question itself would give nothing again.
-        if left <= 0 or self.tree.arena.status[0] == Status.FAILED or self._decided(left):
+        if self._rounds or left <= 0 or self.tree.arena.status[0] == Status.FAILED or self._decided(left):
             return None
         draws = min(left, getattr(self.config, "chunk", None) or left)
         self._drawn += draws
-        return _Round(Rollout, [0], draws)
+        return Round(Rollout, [0], draws)
 
     def _decided(self, left: int) -> bool:
         """Whether ``left`` further draws cannot change the answer."""

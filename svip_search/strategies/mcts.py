@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -11,50 +10,81 @@ from numpy.typing import NDArray
 
 from .._tree import Status
 from .._types import Candidate
-from ._base import Expand, Rollout, Scores, Search, Strategy, _Round
+from ._base import Evaluate, Expand, Rollout, Round, Scores, Search, Strategy
+
+
+@dataclass(slots=True)
+class Turn:
+    """Some leaves on their way from selection to backup."""
+
+    leaves: int
+    held: list[int]  # nodes that carry virtual visits, so that what is selected meanwhile lies elsewhere
+    closed: list[int] = field(default_factory=list)  # children with which a trajectory ended
 
 
 class MCTSSearch(Search):
     """Selects leaves, expands them, evaluates the children, backs their values up."""
 
+    resumes = True
+
     def _setup(self) -> None:
         self.how = self.config.select
-        self._leaves: list[int] = []
-        self._iterations = 0
-        self._ends: list[int] = []
+        self._turns: list[Turn] = []
+        self._iterations = self._busy = 0
 
-    def _choose(self) -> _Round | None:
-        count = min(self.config.parallel, self.config.iterations - self._iterations)
-        if count < 1:
+    def _choose(self) -> Round | None:
+        config = self.config
+        count = min(config.wave, config.iterations - self._iterations)
+        if not 0 < count <= config.parallel - self._busy:
             return None
-        self._leaves = self.tree.arena.select(self.config.c, self.config.rule, count).tolist()
-        self._iterations += len(self._leaves)
-        return _Round(Expand, self._leaves, self.config.expand) if self._leaves else None
+        leaves = self.tree.arena.select(config.c, config.rule, count).tolist()
+        return self._expansion(leaves) if leaves else None
 
-    def _grown(self, round: _Round, ends: list[int]) -> _Round | None:
-        if not self.config.rollout:
-            return super()._grown(round, ends)
-        status = self.tree.arena.status
+    def _expansion(self, leaves: list[int]) -> Round:
+        """Return the round that expands some selected leaves."""
+        self._iterations += len(leaves)
+        self._busy += len(leaves)
+        turn = Turn(len(leaves), list(leaves))
+        self._turns.append(turn)
+        return Round(Expand, leaves, self.config.expand, tag=turn)
+
+    def _grown(self, round: Round, ends: list[int]) -> Round | None:
+        turn: Turn = round.tag
         if round.kind is Expand:
-            self._ends = [e for e in ends if status[e] == Status.TERMINAL]
+            status = self.tree.arena.status
             opened = [e for e in ends if status[e] == Status.OPEN]
+            if self.config.parallel > self.config.wave:
+                self._hold_children(turn, opened)
+            if not self.config.rollout:
+                return super()._grown(round, ends)
+            turn.closed = [e for e in ends if status[e] == Status.TERMINAL]
             if opened:
-                return _Round(Rollout, opened, aside=True)
-        else:
-            self._ends += ends
-        tails = {f.node: f.tail for f in self._finished[self._cycle :]}
-        evaluation = super()._grown(round, self._ends)
-        if evaluation is not None:
-            evaluation.tails = [tails[e] for e in self._ends]
-        return evaluation
+                return Round(Rollout, opened, place="aside")
+            ends = []
+        tails = {f.node: f.tail for f in round.ended}
+        ends = turn.closed + ends
+        return Round(Evaluate, ends, tails=[tails[e] for e in ends])
 
-    def _scored(self, nodes: list[int], scores: Scores) -> None:
-        self._abandon()
-        self.tree.arena.backup(nodes, self.config.scoring.value(scores))
+    def _hold_children(self, turn: Turn, opened: list[int]) -> None:
+        """Move the virtual visits from the leaves to their children, until these have values."""
+        self.tree.arena.release(turn.held)
+        self.tree.arena.hold(opened)
+        turn.held = opened
+
+    def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
+        self.tree.arena.release(self._leave(round.tag))
+        self.tree.arena.backup(nodes, self.scoring.value(scores))
+
+    def _leave(self, turn: Turn) -> list[int]:
+        """End a turn; return the nodes that still carry its virtual visits."""
+        self._turns.remove(turn)
+        self._busy -= turn.leaves
+        return turn.held
 
     def _abandon(self) -> None:
-        self.tree.arena.release(self._leaves)
-        self._leaves = []
+        for turn in self._turns:
+            self.tree.arena.release(turn.held)
+        self._turns = []
 
     def _priors(self, candidates: list[Candidate]) -> NDArray[np.float32]:
         """Return softmax(log_prob / tokens): the policy's preference, whatever the steps' lengths."""
@@ -89,7 +119,9 @@ class MCTS(Strategy):
             than by the score of the steps so far.  These trajectories count for the answer too.
         prior: "uniform", or "policy" for softmax(log_prob / tokens) among siblings.
         select: how the finished trajectories answer: "weighted" or "max".
-        parallel: leaves selected together; virtual visits spread them.  The tree depends on it.
+        parallel: leaves under way at a time; virtual visits spread them.  The tree depends on it.
+        wave: leaves selected, expanded and backed up together, at most ``parallel``: fewer and larger
+            steps, which cost less and wait longer.
 
     Notes:
         `iterations` policy calls and at most iterations * expand reward calls; ends early where
@@ -118,13 +150,13 @@ class MCTS(Strategy):
     prior: Literal["uniform", "policy"] = "uniform"
     select: Literal["weighted", "max"] = "weighted"
     parallel: int = 1
+    wave: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.c < math.inf:
-            raise ValueError(f"`c` must be a number >= 0; got {self.c!r}.")
-        choices = {"rule": ("puct", "uct"), "prior": ("uniform", "policy"), "select": ("weighted", "max")}
-        for name, allowed in choices.items():
-            value = getattr(self, name)
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
+        self._check_number("c")
+        self._check_choice("rule", ("puct", "uct"))
+        self._check_choice("prior", ("uniform", "policy"))
+        self._check_choice("select", ("weighted", "max"))
+        if self.wave > self.parallel:
+            raise ValueError(f"`wave` must not exceed `parallel`, {self.parallel}; got {self.wave}.")

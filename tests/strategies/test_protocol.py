@@ -1,6 +1,7 @@
 """What holds for every strategy: determinism, the protocol, and faults that never end a search."""
 
 import pickle
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -13,11 +14,14 @@ from svip_search import (
     BestOfN,
     Candidate,
     Evaluate,
+    Expand,
     Greedy,
     Question,
     SelfConsistency,
+    Tree,
     WeightedVote,
 )
+from svip_search.strategies._base import Round
 from svip_search.testing import FaultyPolicy, FaultyReward, HashPolicy, HashReward, answer_request, play
 
 quick = settings(max_examples=15, deadline=None)
@@ -29,7 +33,7 @@ CONFIGS = [
     WeightedVote(n=5),
     Beam(width=3, expand=3),
     MCTS(iterations=9, expand=3),
-    MCTS(iterations=9, expand=3, parallel=4, prior="policy", rule="uct", select="max"),
+    MCTS(iterations=9, expand=3, parallel=4, wave=2, prior="policy", rule="uct", select="max"),
     MCTS(iterations=5, expand=2, rollout=True, parallel=2),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.name}{CONFIGS.index(c)}")
@@ -169,7 +173,7 @@ def test_exceptions_inside_an_outcome_fail_their_node_alone():
     rewards = answer_request(search, request, policy, HashReward())
     search.tell(request.id, [RuntimeError("lost"), *rewards[1:]])
     assert search.degraded == ["node 1: reward model failed: RuntimeError: lost"]
-    assert search.wants is not None
+    assert search.wants() is not None
 
 
 def test_duplicate_steps_are_merged_in_one_place():
@@ -206,3 +210,77 @@ def test_a_search_is_small_when_pickled_and_goes_on_afterwards():
     outcome = answer_request(search, request, HashPolicy(), None)
     copy.tell(request.id, outcome)
     assert len(search.tree) == 1 < len(copy.tree)
+
+
+class Asking(Beam):
+    """Asks for the same single candidate of the root again and again, which adds nothing."""
+
+    name = "asking"
+
+    class search(Beam.search):
+        def _choose(self):
+            return None if self._rounds else Round(Expand, [0], 1)
+
+
+class Flooding(Asking):
+    """Begins rounds without ever waiting."""
+
+    class search(Beam.search):
+        def _choose(self):
+            return Round(Expand, [0], 1)
+
+
+@pytest.mark.parametrize("config", [Asking(temperature=0), Flooding(temperature=0)])
+def test_a_strategy_that_asks_for_ever_is_ended(config):
+    search = play(config.start(QUESTION), HashPolicy(distinct=True), HashReward(), limit=8)
+    assert search.result().stopped_by == "stalled"
+    assert search.result().answer in QUESTION.options
+    assert search.usage.policy_calls < 1200
+
+
+@pytest.mark.parametrize("config", [SelfConsistency(n=40, chunk=1, patience=5), MCTS(iterations=200, patience=5)])
+def test_patience_ends_a_search_whose_answer_does_not_change(config):
+    sure = HashPolicy(answers=["red"], depth=2)
+    search = play(config.start(Question("Which?")), sure, HashReward())
+    assert search.result().stopped_by == "converged"
+    assert search.finished < 12
+    assert (search.tree.arena.virtual_visits == 0).all()
+
+
+@pytest.mark.parametrize("config", [MCTS(iterations=30, parallel=6), MCTS(iterations=30, parallel=6, wave=3)])
+def test_the_relaxed_mode_depends_on_timing_and_the_strict_one_does_not(config):
+    def trees(config):
+        return {
+            play(config.start(QUESTION), HashPolicy(), HashReward(), limit=6, rng=Random(s)).tree.to_json()
+            for s in range(6)
+        }
+
+    assert len(trees(config)) == 1
+    relaxed = trees(replace(config, relaxed=True))
+    assert len(relaxed) > 1
+    for text in relaxed:
+        assert (Tree.from_json(text).arena.virtual_visits == 0).all()
+
+
+@pytest.mark.parametrize("config", [MCTS(iterations=6, expand=2), Beam(width=2, expand=2), BestOfN(n=9)])
+def test_a_saved_tree_is_searched_further(config):
+    first = play(MCTS(iterations=5, expand=4).start(QUESTION), HashPolicy(), HashReward())
+    saved = Tree.from_json(first.tree.to_json())
+    search = config.start(QUESTION, seed=1, tree=saved)
+    assert search.result().trajectories == first.result().trajectories
+    play(search, HashPolicy(), HashReward())
+    assert len(search.tree) > len(saved)
+    assert search.tree.text[: len(saved)] == saved.text
+    assert search.usage.nodes == len(search.tree) - len(saved)
+    assert len(first.tree) == len(saved), "the tree that was given has changed"
+
+
+def test_a_strategy_that_cannot_go_on_from_a_tree_says_so():
+    class Once(Beam):
+        name = "once"
+
+        class search(Beam.search):
+            resumes = False
+
+    with pytest.raises(ValueError, match="`tree` must be None for 'once'"):
+        Once().start(QUESTION, tree=Tree())
