@@ -4,7 +4,9 @@ import pickle
 from dataclasses import replace
 from random import Random
 
+import checks
 import pytest
+from checks import QUESTION, outcome_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,10 +24,9 @@ from svip_search import (
     WeightedVote,
 )
 from svip_search.strategies._base import Round
-from svip_search.testing import FaultyPolicy, FaultyReward, HashPolicy, HashReward, answer_request, play
+from svip_search.testing import HashPolicy, HashReward, answer_request, play
 
 quick = settings(max_examples=15, deadline=None)
-QUESTION = Question("Which?", options=["red", "green", "blue"])
 CONFIGS = [
     Greedy(),
     BestOfN(n=6),
@@ -37,14 +38,6 @@ CONFIGS = [
     MCTS(iterations=5, expand=2, rollout=True, parallel=2),
 ]
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.name}{CONFIGS.index(c)}")
-POLICY_FAULTS = ["raises", "empty", "too_many", "nan", "wrong_type", "wrong_length"]
-REWARD_FAULTS = ["raises", "wrong_shape", "out_of_range", "nan", "wrong_type", "wrong_length"]
-
-
-def outcome_of(search):
-    """Everything that has to be the same."""
-    result = search.result()
-    return search.tree.to_json(), result.answer, result.votes, search.degraded, repr(result.trajectories)
 
 
 @every_config
@@ -58,30 +51,9 @@ def test_batching_order_and_pickling_do_not_change_the_tree(config, limit, order
 
 
 @every_config
-@pytest.mark.parametrize("fault", POLICY_FAULTS)
-def test_policy_faults_degrade_the_same_way_in_any_order(config, fault):
-    policy = FaultyPolicy(HashPolicy(), fault, rate=0.4)
-    plain = play(config.start(QUESTION), policy, HashReward(), limit=1)
-    other = play(config.start(QUESTION), policy, HashReward(), limit=1, rng=Random(1))
-    assert outcome_of(plain) == outcome_of(other)
-    total = play(config.start(QUESTION), FaultyPolicy(HashPolicy(), fault), HashReward(), limit=1)
-    assert total.done
-    assert total.degraded
-    assert all("policy" in entry for entry in total.degraded)
-    total.result()
-
-
-@every_config
-@pytest.mark.parametrize("fault", REWARD_FAULTS)
-def test_reward_faults_degrade_the_same_way_in_any_order(config, fault):
-    reward = FaultyReward(HashReward(), fault, rate=0.4)
-    plain = play(config.start(QUESTION), HashPolicy(), reward, limit=1)
-    other = play(config.start(QUESTION), HashPolicy(), reward, limit=1, rng=Random(1))
-    assert outcome_of(plain) == outcome_of(other)
-    total = play(config.start(QUESTION), HashPolicy(), FaultyReward(HashReward(), fault), limit=1)
-    assert total.done
-    assert bool(total.degraded) == config.needs_reward
-    assert all("reward model" in entry for entry in total.degraded)
+def test_faults_degrade_a_search_the_same_way_in_any_order(config):
+    checks.check_policy_faults(config)
+    checks.check_reward_faults(config)
 
 
 @every_config
@@ -118,31 +90,13 @@ def test_ask_never_exceeds_the_limit_and_tell_is_idempotent(config):
 
 
 @every_config
-@quick
-@given(stop_after=st.integers(0, 12))
-def test_a_stopped_search_keeps_what_it_was_told_and_can_be_completed(config, stop_after):
-    search = config.start(QUESTION)
-    for _ in range(stop_after):
-        for request in search.ask(2):
-            search.tell(request.id, answer_request(search, request, HashPolicy(), HashReward()))
-    search.stop("tokens")
-    assert search.done
-    assert (search.tree.arena.virtual_visits == 0).all()
-    if not search.finished:
-        assert search.complete()
-        play(search, HashPolicy(), HashReward())
-        assert search.result().answer in QUESTION.options
-    assert search.result().stopped_by == ("finished" if search.stopped_by is None else "tokens")
+def test_a_stopped_search_keeps_what_it_was_told_and_can_be_completed(config):
+    checks.check_stop_anywhere(config)
 
 
 @every_config
 def test_depth_limit_ends_trajectories(config):
-    limited = type(config)(**{**vars(config), "max_depth": 2})
-    search = play(limited.start(QUESTION), HashPolicy(depth=9), HashReward())
-    assert search.tree.arena.depth.max() <= 2
-    assert search.result().answer is None
-    assert all(len(t.steps) == 2 for t in search.result().trajectories)
-    assert search.finished > 0
+    checks.check_depth_limit(config)
 
 
 @every_config
@@ -152,15 +106,9 @@ def test_outcome_models_are_taken_as_well(config):
     assert search.result().answer in QUESTION.options
 
 
-@pytest.mark.parametrize("outcome", [None, "text", 7, [], [1, 2, 3], RuntimeError("down"), {"a": 1}])
 @every_config
-def test_any_outcome_is_survived(config, outcome):
-    search = config.start(QUESTION)
-    while not search.done:
-        for request in search.ask(3):
-            search.tell(request.id, outcome)
-    assert search.degraded
-    assert search.result().answer is None
+def test_any_outcome_is_survived(config):
+    checks.check_any_outcome(config)
 
 
 def test_exceptions_inside_an_outcome_fail_their_node_alone():
