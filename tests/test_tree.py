@@ -72,6 +72,17 @@ class Replay(RuleBasedStateMachine):
         self.tree.backup(nodes, [value, 0.5, 1])
         self.twin.backup(nodes, [value, 0.5, 1])
 
+    def holdable(self):
+        twin = self.twin
+        return [n for n, status in enumerate(twin.status) if status == OPEN and n not in twin.selected]
+
+    @precondition(lambda self: self.holdable())
+    @rule(data=st.data())
+    def hold(self, data):
+        nodes = data.draw(st.lists(st.sampled_from(self.holdable()), unique=True))
+        self.tree.hold(nodes)
+        self.twin.hold(nodes)
+
     @precondition(lambda self: self.twin.selected)
     @rule(data=st.data())
     def release(self, data):
@@ -206,7 +217,14 @@ def test_forged_state_never_crashes(body, position, byte):
         (lambda t: t.backup([1], [float("nan")]), ValueError),
         (lambda t: t.backup([1], [1e201]), ValueError),
         (lambda t: t.backup([1], [1j]), TypeError),
+        (lambda t: t.hold([1]), ValueError),
+        (lambda t: t.hold([3]), ValueError),
+        (lambda t: t.hold([4]), ValueError),
+        (lambda t: t.hold([2, 5, 2]), ValueError),
+        (lambda t: t.hold([2, 99]), IndexError),
+        (lambda t: t.hold([2, 0.5]), TypeError),
         (lambda t: t.release([2]), ValueError),
+        (lambda t: t.release([4, 4]), ValueError),
         (lambda t: t.release([0]), ValueError),
         (lambda t: t.release([99]), IndexError),
         (lambda t: t.set_status([1], 5), ValueError),
@@ -232,6 +250,17 @@ def test_bad_arguments_raise_and_change_nothing(arena, call, error):
     with pytest.raises(error):
         call(arena)
     assert arena.__getstate__() == before
+
+
+def test_a_held_leaf_is_not_selected_until_released(arena):
+    before = arena.__getstate__()
+    arena.hold([2, 5])
+    assert arena.virtual_visits.tolist() == [3, 2, 1, 0, 1, 1]
+    assert arena.select(1.0, k=9).tolist() == []
+    assert pickle.loads(pickle.dumps(arena)).select(1.0, k=9).tolist() == []
+    arena.release([5, 2])
+    assert arena.__getstate__() == before
+    assert sorted(arena.select(1.0, k=9).tolist()) == [2, 5]
 
 
 def test_views_stay_valid_after_growth_and_after_the_tree():

@@ -78,6 +78,12 @@ class TreeTwin:
                 self.visits[n] += 1
                 self.value_sum[n] += value
 
+    def hold(self, nodes):
+        for node in nodes:
+            self.selected.add(node)
+            for n in self.path(node):
+                self.virtual_visits[n] += 1
+
     def release(self, nodes):
         for node in nodes:
             self.selected.remove(node)

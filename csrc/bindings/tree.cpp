@@ -3,56 +3,21 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <cstdlib>
 #include <limits>
 #include <memory>
-#include <mutex>
-#include <new>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "bindings.h"
-
-namespace py = pybind11;
+#include "locked_tree.h"
 
 namespace {
 
 using svip::Column;
 using svip::Reward;
-
-// Columns may be reallocated while another thread selects without the interpreter lock.
-struct LockedTree : svip::Tree {
-  using Tree::Tree;
-  explicit LockedTree(Tree&& tree) : Tree(std::move(tree)) {}
-  std::mutex mutex;
-
-  // An object made by `__new__` alone has memory but no constructor run: zeros make it an empty tree, which
-  // `locked` refuses.
-  static void* operator new(std::size_t size) {
-    void* memory = std::calloc(1, size);
-    if (memory == nullptr) throw std::bad_alloc();
-    return memory;
-  }
-  static void operator delete(void* memory) { std::free(memory); }
-};
-
-template <class F>
-auto locked(LockedTree& tree, F&& f) {
-  if (tree.size() == 0) throw std::invalid_argument("The tree is not initialised: call Tree().");
-  const std::scoped_lock lock(tree.mutex);
-  return f(tree);
-}
-
-// The mutex is given back before the interpreter lock is taken again, so that the two cannot deadlock.
-template <class F>
-auto unlocked_interpreter(LockedTree& tree, F&& f) {
-  const py::gil_scoped_release release;
-  return locked(tree, std::forward<F>(f));
-}
 
 template <class T>
 py::array readonly_view(py::ssize_t length, const Column<T>& column) {
@@ -63,76 +28,6 @@ py::array readonly_view(py::ssize_t length, const Column<T>& column) {
   py::array_t<Scalar> view(shape, reinterpret_cast<const Scalar*>(column.get()), owner);
   py::detail::array_proxy(view.ptr())->flags &= ~py::detail::npy_api::NPY_ARRAY_WRITEABLE_;
   return view;
-}
-
-template <class T>
-py::array_t<T> to_numpy(const std::vector<T>& values) {
-  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
-}
-
-// True for an array that can be read as it is; the usual case, and three times faster than a conversion.
-template <class T>
-bool is_exact(const py::handle& object) {
-  return py::isinstance<py::array_t<T, py::array::c_style>>(object) &&
-         py::reinterpret_borrow<py::array>(object).ndim() == 1;
-}
-
-template <class T>
-std::vector<T> copy_exact(const py::handle& object) {
-  const auto array = py::reinterpret_borrow<py::array_t<T, py::array::c_style>>(object);
-  return std::vector<T>(array.data(), array.data() + array.size());
-}
-
-py::array as_array(const py::handle& object, const char* name, const char* kinds) {
-  const py::array array = py::array::ensure(object);
-  if (!array) {
-    PyErr_Clear();
-    throw py::value_error("`" + std::string(name) + "` must be an array of numbers.");
-  }
-  if (array.size() > 0 && std::string_view(kinds).find(array.dtype().kind()) == std::string_view::npos) {
-    throw py::type_error("`" + std::string(name) + "` must hold " +
-                         (kinds[0] == 'i' ? "integers" : "numbers") + "; got " +
-                         std::string(py::str(array.dtype())) + ".");
-  }
-  return array;
-}
-
-// Arguments are copied: another thread may write to the caller's array while the interpreter lock is
-// released.
-template <class T>
-std::vector<T> to_vector(const py::array& array, const char* name, int dimensions = 1) {
-  if (array.ndim() > dimensions) {
-    throw py::value_error("`" + std::string(name) + "` must have " + std::to_string(dimensions) +
-                          " dimension(s); got " + std::to_string(array.ndim()) + ".");
-  }
-  const auto typed = py::array_t<T, py::array::c_style | py::array::forcecast>::ensure(array);
-  if (!typed) {
-    PyErr_Clear();
-    throw py::value_error("`" + std::string(name) + "` must be an array of numbers.");
-  }
-  return std::vector<T>(typed.data(), typed.data() + typed.size());
-}
-
-template <class T>
-std::vector<T> to_numbers(const py::handle& object, const char* name) {
-  if (is_exact<T>(object)) return copy_exact<T>(object);
-  return to_vector<T>(as_array(object, name, "fiub"), name);
-}
-
-std::vector<std::int32_t> to_int32(const py::handle& object, const char* name) {
-  if (is_exact<std::int32_t>(object)) return copy_exact<std::int32_t>(object);
-  const py::array array = as_array(object, name, "iu");
-  if (array.dtype().kind() == 'i' && array.itemsize() <= 4) return to_vector<std::int32_t>(array, name);
-  std::vector<std::int32_t> narrow;
-  for (const std::int64_t value : to_vector<std::int64_t>(array, name)) {
-    if (value < std::numeric_limits<std::int32_t>::min() ||
-        value > std::numeric_limits<std::int32_t>::max()) {
-      throw py::index_error("`" + std::string(name) + "` must fit into int32; got " + std::to_string(value) +
-                            ".");
-    }
-    narrow.push_back(static_cast<std::int32_t>(value));
-  }
-  return narrow;
 }
 
 std::int32_t to_node(std::int64_t node, const char* name) {
@@ -164,12 +59,6 @@ std::vector<std::uint8_t> to_status(const py::handle& object) {
     status.push_back(value < 0 || value > 255 ? 255 : static_cast<std::uint8_t>(value));
   }
   return status;
-}
-
-svip::Rule to_rule(const std::string& rule) {
-  if (rule == "puct") return svip::Rule::kPuct;
-  if (rule == "uct") return svip::Rule::kUct;
-  throw py::value_error("`rule` must be \"puct\" or \"uct\"; got \"" + rule + "\".");
 }
 
 svip::Status to_one_status(std::int64_t status) {
@@ -242,12 +131,19 @@ void bind_operations(py::class_<LockedTree>& cls) {
           py::arg("nodes"), py::arg("values"),
           "Add one visit and the value to each node and all its ancestors.")
       .def(
+          "hold",
+          [](LockedTree& tree, const py::object& nodes) {
+            const auto n = to_int32(nodes, "nodes");
+            locked(tree, [&](svip::Tree& t) { t.hold(n); });
+          },
+          py::arg("nodes"), "Leave virtual visits for these open leaves, as if select had returned them.")
+      .def(
           "release",
           [](LockedTree& tree, const py::object& nodes) {
             const auto n = to_int32(nodes, "nodes");
             locked(tree, [&](svip::Tree& t) { t.release(n); });
           },
-          py::arg("nodes"), "Take back the virtual visits that select left for these nodes.")
+          py::arg("nodes"), "Take back the virtual visits that select or hold left for these nodes.")
       .def(
           "set_status",
           [](LockedTree& tree, const py::object& nodes, std::int64_t status) {
@@ -287,7 +183,7 @@ void bind_operations(py::class_<LockedTree>& cls) {
 void bind_tree(py::module_& module) {
   py::class_<LockedTree> cls(module, "Tree",
                              "A search tree as an arena of columns; views are read-only, not copies.");
-  cls.def(py::init<std::int64_t>(), py::arg("capacity") = 1024)
+  cls.def(py::init<std::int64_t>(), py::arg("capacity") = 64)
       .def("__len__", [](LockedTree& tree) { return locked(tree, [](svip::Tree& t) { return t.size(); }); })
       .def_static("from_columns", &from_columns, py::kw_only(), py::arg("parent"), py::arg("visits"),
                   py::arg("virtual_visits"), py::arg("value_sum"), py::arg("prior"), py::arg("reward"),

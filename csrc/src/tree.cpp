@@ -11,13 +11,6 @@
 namespace svip {
 namespace {
 
-void check_lengths(std::size_t expected, std::size_t actual, const char* name) {
-  if (actual != expected) {
-    bad("`" + std::string(name) + "` must have one entry for each of the " + std::to_string(expected) +
-        " `nodes`; got " + std::to_string(actual) + ".");
-  }
-}
-
 template <class T>
 void grow(Column<T>& column, std::int64_t size, std::int64_t capacity) {
   Column<T> larger(new T[static_cast<std::size_t>(capacity)]);
@@ -96,8 +89,8 @@ void Tree::check_node(std::int64_t node, const char* name) const {
   }
 }
 
-void Tree::check_nodes(std::span<const std::int32_t> nodes) const {
-  for (const std::int32_t node : nodes) check_node(node, "nodes");
+void Tree::check_nodes(std::span<const std::int32_t> nodes, const char* name) const {
+  for (const std::int32_t node : nodes) check_node(node, name);
 }
 
 std::int32_t Tree::add_children(std::int32_t parent, std::span<const float> priors) {
@@ -211,18 +204,28 @@ void Tree::vacate(std::int32_t node) {
   refresh_ancestors(node, false, 1);
 }
 
-std::vector<std::int32_t> Tree::select(double c, Rule rule, std::int64_t k) {
+void Tree::check_select(double c, std::int64_t k) const {
   if (!(c >= 0) || std::isinf(c)) bad("`c` must be finite and not negative; got " + std::to_string(c) + ".");
   if (k < 1) bad("`k` must be at least 1; got " + std::to_string(k) + ".");
-  std::vector<std::int32_t> leaves(static_cast<std::size_t>(std::min<std::int64_t>(k, available_[0])));
-  for (std::int32_t& leaf : leaves) {
-    leaf = rule == Rule::kPuct ? descend<Rule::kPuct>(c) : descend<Rule::kUct>(c);
-    occupy(leaf);
-  }
+}
+
+std::vector<std::int32_t> Tree::select(double c, Rule rule, std::int64_t k) {
+  std::vector<std::int32_t> leaves;
+  select(c, rule, k, leaves);
   return leaves;
 }
 
-void Tree::backup(std::span<const std::int32_t> nodes, std::span<const double> values) {
+void Tree::select(double c, Rule rule, std::int64_t k, std::vector<std::int32_t>& leaves) {
+  check_select(c, k);
+  const std::size_t before = leaves.size();
+  leaves.resize(before + static_cast<std::size_t>(std::min<std::int64_t>(k, selectable())));
+  for (std::int32_t& leaf : std::span(leaves).subspan(before)) {
+    leaf = rule == Rule::kPuct ? descend<Rule::kPuct>(c) : descend<Rule::kUct>(c);
+    occupy(leaf);
+  }
+}
+
+void Tree::check_backup(std::span<const std::int32_t> nodes, std::span<const double> values) const {
   check_lengths(nodes.size(), values.size(), "values");
   check_nodes(nodes);
   for (const double value : values) {
@@ -234,6 +237,10 @@ void Tree::backup(std::span<const std::int32_t> nodes, std::span<const double> v
   if (visits_[0] + static_cast<std::int64_t>(nodes.size()) > kInt32Max) {
     throw std::overflow_error("The visits of the root exceed " + std::to_string(kInt32Max) + ".");
   }
+}
+
+void Tree::backup(std::span<const std::int32_t> nodes, std::span<const double> values) {
+  check_backup(nodes, values);
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     for (std::int32_t node = nodes[i]; node != kNoNode; node = parent_[node]) {
       ++visits_[node];
@@ -242,16 +249,41 @@ void Tree::backup(std::span<const std::int32_t> nodes, std::span<const double> v
   }
 }
 
-void Tree::release(std::span<const std::int32_t> nodes) {
+// The first position whose node is not marked `selected`, or is named a second time; the length if none is.
+std::size_t Tree::first_unlike(std::span<const std::int32_t> nodes, std::uint8_t selected) const {
+  constexpr std::uint8_t kSeen = 2;  // taken off again below
+  std::size_t alike = 0;
+  while (alike < nodes.size() && selected_[nodes[alike]] == selected) selected_[nodes[alike++]] = kSeen;
+  for (const std::int32_t node : nodes.first(alike)) selected_[node] = selected;
+  return alike;
+}
+
+void Tree::hold(std::span<const std::int32_t> nodes) {
   check_nodes(nodes);
-  for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (selected_[nodes[i]] == 1) {
-      selected_[nodes[i]] = 2;  // marks a node seen in this call, so that a repeated one is found
-      continue;
-    }
-    for (std::size_t j = 0; j < i; ++j) selected_[nodes[j]] = 1;
-    bad("`nodes` must be selected and not yet released; got node " + std::to_string(nodes[i]) + ".");
+  for (const std::int32_t node : nodes) {
+    if (status_[node] != kOpen) bad("`nodes` must be open leaves; got node " + std::to_string(node) + ".");
   }
+  if (const std::size_t i = first_unlike(nodes, 0); i < nodes.size()) {
+    bad("`nodes` must be distinct and not yet selected; got node " + std::to_string(nodes[i]) + ".");
+  }
+  for (const std::int32_t node : nodes) {
+    selected_[node] = 1;
+    for (std::int32_t n = node; n != kNoNode; n = parent_[n]) ++virtual_visits_[n];
+    available_[node] = 0;
+    refresh_ancestors(node, false, -1);  // unlike a selected leaf, it may lie below a failed node
+  }
+}
+
+void Tree::check_release(std::span<const std::int32_t> nodes, const char* name) const {
+  check_nodes(nodes, name);
+  if (const std::size_t i = first_unlike(nodes, 1); i < nodes.size()) {
+    bad("`" + std::string(name) + "` must be distinct, selected and not yet released; got node " +
+        std::to_string(nodes[i]) + ".");
+  }
+}
+
+void Tree::release(std::span<const std::int32_t> nodes) {
+  check_release(nodes);
   for (const std::int32_t node : nodes) vacate(node);
 }
 
@@ -297,11 +329,16 @@ std::vector<std::int32_t> Tree::path(std::int32_t node) const {
   return nodes;
 }
 
-std::vector<std::int32_t> Tree::top_k(std::span<const std::int32_t> nodes, std::span<const double> scores,
-                                      std::int64_t k) const {
+void Tree::check_top_k(std::span<const std::int32_t> nodes, std::span<const double> scores,
+                       std::int64_t k) const {
   check_lengths(nodes.size(), scores.size(), "scores");
   check_nodes(nodes);
   if (k < 1) bad("`k` must be at least 1; got " + std::to_string(k) + ".");
+}
+
+std::vector<std::int32_t> Tree::top_k(std::span<const std::int32_t> nodes, std::span<const double> scores,
+                                      std::int64_t k) const {
+  check_top_k(nodes, scores, k);
   std::vector<std::size_t> order(nodes.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   const auto kept = order.begin() + std::min(k, static_cast<std::int64_t>(order.size()));

@@ -1,4 +1,4 @@
-// What tree.cpp and tree_state.cpp demand of single values.
+// What tree.cpp, tree_state.cpp and forest.cpp demand of their arguments.
 
 #pragma once
 
@@ -21,6 +21,13 @@ inline constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max
 inline bool finished(std::uint8_t status) { return status >= kTerminal; }
 
 [[noreturn]] inline void bad(const std::string& message) { throw std::invalid_argument(message); }
+
+inline void check_lengths(std::size_t expected, std::size_t actual, const char* name) {
+  if (actual != expected) {
+    bad("`" + std::string(name) + "` must have one entry for each of the " + std::to_string(expected) +
+        " `nodes`; got " + std::to_string(actual) + ".");
+  }
+}
 
 inline void check_reward(const Reward& reward) {
   for (const float r : reward) {

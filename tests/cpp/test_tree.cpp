@@ -80,6 +80,40 @@ void release_is_all_or_nothing() {
   CHECK(tree.virtual_visits()[0] == 0);
 }
 
+void a_held_leaf_is_not_selected_until_released() {
+  Tree tree;
+  tree.add_children(0, std::vector<float>{1, 1, 1});
+  tree.add_children(1, std::vector<float>{1});
+  tree.hold(Nodes{2, 4});
+  CHECK(tree.virtual_visits()[0] == 2 && tree.virtual_visits()[1] == 1);
+  CHECK(tree.select(1.0, Rule::kPuct, 9) == Nodes{3});
+  tree.release(Nodes{4, 3, 2});
+  CHECK(tree.select(1.0, Rule::kPuct, 9).size() == 3);
+}
+
+void hold_is_all_or_nothing() {
+  Tree tree;
+  tree.add_children(0, std::vector<float>{1, 1, 1});
+  tree.hold(Nodes{1});
+  for (const Nodes& nodes : {Nodes{2, 2}, Nodes{2, 1}, Nodes{2, 0}}) {
+    CHECK(throws<std::invalid_argument>([&] { tree.hold(nodes); }));
+  }
+  CHECK(throws<std::out_of_range>([&] { tree.hold(Nodes{2, 4}); }));
+  CHECK(tree.virtual_visits()[0] == 1);
+  CHECK(tree.select(1.0, Rule::kPuct, 9).size() == 2);
+}
+
+void a_leaf_held_below_a_failed_node_reopens_held() {
+  Tree tree;
+  tree.add_children(0, std::vector<float>{1, 1});
+  tree.add_children(1, std::vector<float>{1, 1});
+  tree.set_status(Nodes{1}, Status::kFailed);
+  tree.hold(Nodes{3});
+  CHECK(tree.select(1.0, Rule::kPuct, 9) == Nodes{2});
+  tree.set_status(Nodes{1}, Status::kExpanded);
+  CHECK(tree.select(1.0, Rule::kPuct, 9) == Nodes{4});
+}
+
 void exhaustion_travels_up_and_back() {
   Tree tree;
   tree.add_children(0, std::vector<float>{1, 1});
@@ -214,6 +248,9 @@ int main() {
   uct_takes_the_unvisited_first_and_ties_go_to_the_lowest_index();
   selects_every_open_leaf_once_until_released();
   release_is_all_or_nothing();
+  a_held_leaf_is_not_selected_until_released();
+  hold_is_all_or_nothing();
+  a_leaf_held_below_a_failed_node_reopens_held();
   exhaustion_travels_up_and_back();
   a_failed_branch_hides_its_open_leaves();
   views_outlive_growth();

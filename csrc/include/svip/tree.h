@@ -74,7 +74,7 @@ struct Columns {
 class Tree {
  public:
   // A tree of one open root.  `max_nodes` bounds the growth.
-  explicit Tree(std::int64_t capacity = 1024,
+  explicit Tree(std::int64_t capacity = 64,
                 std::int64_t max_nodes = std::numeric_limits<std::int32_t>::max());
 
   // The inverse of reading the columns; checks every invariant.
@@ -107,11 +107,20 @@ class Tree {
   // selectable. A leaf is selectable while it is open, carries no virtual visit and no ancestor is terminal
   // or failed.
   std::vector<std::int32_t> select(double c, Rule rule = Rule::kPuct, std::int64_t k = 1);
+  // Appends them to `leaves` instead, which allocates nothing where there is room.
+  void select(double c, Rule rule, std::int64_t k, std::vector<std::int32_t>& leaves);
+
+  // How many leaves `select` could return now.
+  std::int32_t selectable() const { return available_[0]; }
 
   // Adds one visit and the value to each node and all its ancestors, in the order given.
   void backup(std::span<const std::int32_t> nodes, std::span<const double> values);
 
-  // Takes back the virtual visits that `select` left for these nodes.
+  // Gives each of these open, not yet selected leaves a virtual visit on its whole path, as `select` does, so
+  // that nothing selects it until `release`.
+  void hold(std::span<const std::int32_t> nodes);
+
+  // Takes back the virtual visits that `select` or `hold` left for these nodes.
   void release(std::span<const std::int32_t> nodes);
 
   // Sets the status and carries its consequences upward: an expanded node whose children are all terminal,
@@ -127,12 +136,19 @@ class Tree {
   std::vector<std::int32_t> top_k(std::span<const std::int32_t> nodes, std::span<const double> scores,
                                   std::int64_t k) const;
 
+  // Throw what the operation would throw, and change nothing.
+  void check_select(double c, std::int64_t k) const;
+  void check_backup(std::span<const std::int32_t> nodes, std::span<const double> values) const;
+  void check_release(std::span<const std::int32_t> nodes, const char* name = "nodes") const;
+  void check_top_k(std::span<const std::int32_t> nodes, std::span<const double> scores, std::int64_t k) const;
+
   // Versioned bytes with a checksum, little-endian.
   std::string state() const;
 
  private:
   void check_node(std::int64_t node, const char* name) const;
-  void check_nodes(std::span<const std::int32_t> nodes) const;
+  void check_nodes(std::span<const std::int32_t> nodes, const char* name = "nodes") const;
+  std::size_t first_unlike(std::span<const std::int32_t> nodes, std::uint8_t selected) const;
   void reserve(std::int64_t needed);
   std::int32_t append(std::int32_t parent, float prior);
   std::int32_t available_below(std::int32_t node) const;
@@ -158,7 +174,7 @@ class Tree {
   Column<std::int32_t> last_child_;
   Column<std::int32_t> unfinished_;  // children that are open or expanded
   Column<std::int32_t> available_;   // selectable leaves in the subtree, this node included
-  Column<std::uint8_t> selected_;    // selected and not yet released
+  Column<std::uint8_t> selected_;    // selected or held, and not yet released
 };
 
 }  // namespace svip
