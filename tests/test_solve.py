@@ -15,6 +15,7 @@ from svip_search import (
     CallableReward,
     Candidate,
     Question,
+    Schedule,
     Usage,
     asolve,
     solve,
@@ -136,7 +137,7 @@ def test_solve_many_equals_solve_one_by_one(batch, strategy, rate):
     questions = [Question(f"Question {i}?", options=["red", "green"]) for i in range(5)]
     policy = FaultyPolicy(HashPolicy(), "raises", rate)
     reward = FaultyReward(HashReward(), "raises", rate)
-    found = dict(solve_many(questions, policy, reward, strategy, seed=1, batch=batch))
+    found = dict(solve_many(questions, policy, reward, strategy, seed=1, schedule=Schedule(searches=batch)))
     assert sorted(found) == list(range(5))
     for i, question in enumerate(questions):
         plain = solve(question, policy, reward, strategy, seed=1)
@@ -155,7 +156,7 @@ def test_solve_many_merges_policy_calls_and_takes_no_more_questions_than_needed(
             yield f"Question {i}?"
 
     policy = Counting()
-    stream = solve_many(questions(), policy, HashReward(), MCTS(iterations=4), batch=4)
+    stream = solve_many(questions(), policy, HashReward(), MCTS(iterations=4), schedule=Schedule(searches=4))
     next(stream)
     stream.close()
     assert len(taken) == 4
@@ -164,7 +165,7 @@ def test_solve_many_merges_policy_calls_and_takes_no_more_questions_than_needed(
 
 def test_solve_many_yields_open_searches_before_it_raises_an_interrupt():
     found = []
-    stream = solve_many(["a?", "b?", "c?"], Counting(2, interrupt), HashReward(), "mcts", batch=2)
+    stream = solve_many(["a?", "b?", "c?"], Counting(2, interrupt), HashReward(), "mcts", schedule=Schedule(searches=2))
     with pytest.raises(KeyboardInterrupt):
         found.extend(next(stream) for _ in range(3))
     assert sorted(i for i, _ in found) == [0, 1]
@@ -180,7 +181,7 @@ def test_reported_usage_is_shared_out_exactly():
             return super().propose(requests)
 
     policy = Reading()
-    results = [r for _, r in solve_many(["a?", "b?", "c?"], policy, HashReward(), "mcts", batch=3)]
+    results = [r for _, r in solve_many(["a?", "b?", "c?"], policy, HashReward(), "mcts", schedule=Schedule(searches=3))]
     assert sum(r.usage.prompt_tokens for r in results) == policy.usage.prompt_tokens > 0
 
 
@@ -233,8 +234,8 @@ def test_bad_arguments_are_refused_by_name():
         solve(QUESTION, HashPolicy(), HashReward(), seed=None)
     with pytest.raises(TypeError, match="`question`"):
         solve(7, HashPolicy(), HashReward())
-    with pytest.raises(ValueError, match="`batch`"):
-        solve_many([], HashPolicy(), HashReward(), batch=0)
+    with pytest.raises(TypeError, match="`schedule`"):
+        solve_many([], HashPolicy(), HashReward(), schedule=8)
     with pytest.raises(TypeError, match="`questions`"):
         solve_many(QUESTION, HashPolicy(), HashReward())
     with pytest.raises(TypeError, match="`fn`"):

@@ -22,7 +22,8 @@ from typing import Any
 
 from .._aggregate import Scoring
 from .._budget import Budget
-from .._solve import _call_models, _Run
+from .._schedule import Schedule, Task
+from .._solve import solve_many
 from .._types import Policy, Question, Result, RewardModel
 from .._vote import match_option, normalise, select_answer
 from ..datasets.puzzlevqa import family_of
@@ -236,19 +237,14 @@ def _search(
     if reward is not None:
         reward.seconds = 0.0
     start = time.perf_counter()
-    runs = [
-        _Run(i, strategy.scored_by(reward).start(question, _seed_of(seed, question)), budgets[i] if budgets else None)
+    tasks = [
+        Task(question, budget=budgets[i] if budgets else None, seed=_seed_of(seed, question))
         for i, question in enumerate(questions)
     ]
-    results: dict[int, Result] = {}
-    while len(results) < len(runs):
-        _call_models([run for run in runs if not run.search.done], policy, reward)
-        for run in runs:
-            if run.search.done and run.index not in results:
-                results[run.index] = run.result()
+    results = dict(solve_many(tasks, policy, reward, strategy, schedule=Schedule(searches=len(tasks))))
     share = 1 / len(questions)
     reward_seconds = 0.0 if reward is None else reward.seconds
-    ordered = [results[i] for i in range(len(runs))]
+    ordered = [results[i] for i in range(len(tasks))]
     return _Pass(ordered, (time.perf_counter() - start) * share, reward_seconds * share)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from ._base import Evaluate, Expand, Request, Rollout, Search, Strategy
@@ -50,6 +51,12 @@ def make(name: str, n: int = 16, **settings: Any) -> Strategy:
     return STRATEGIES[name](**(sized.get(name, {"n": n}) | settings))
 
 
+def advance_all(searches: Iterable[Search]) -> None:
+    """Let searches that were told outcomes act on them: `Search.advance` for many."""
+    for search in searches:
+        search.advance()
+
+
 __all__ = [
     "MCTS",
     "STRATEGIES",
@@ -64,5 +71,6 @@ __all__ = [
     "SelfConsistency",
     "Strategy",
     "WeightedVote",
+    "advance_all",
     "make",
 ]

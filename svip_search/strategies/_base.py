@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._aggregate import Scoring
-from .._budget import Budget, Usage
+from .._budget import POLICY_LIMITS, REWARD_LIMITS, Budget, Usage
 from .._tree import Status, Tree
 from .._types import Candidate, Prefix, ProposeRequest, Question, Result, Step, Trajectory
 from .._vote import Select, normalise, select_answer
@@ -109,21 +109,26 @@ class Strategy:
             if most is not None and getattr(self, name) > most:
                 raise ValueError(f"`{name}` must not exceed the budget's `{limit}`, {most}; got {getattr(self, name)}.")
 
-    def start(self, question: Question, seed: int = 0, tree: Tree | None = None) -> Search:
+    def start(
+        self, question: Question, seed: int = 0, *, budget: Budget | None = None, tree: Tree | None = None
+    ) -> Search:
         """Return a new search on ``question``; the same seed gives the same tree.
 
         Args:
             question: what is to be answered.
             seed: of all draws.
+            budget: what it may spend.  ``seconds`` are for the caller to watch (`Search.stop`).
             tree: what an earlier search on the same question has grown, to be searched further; it is
                 copied.  Its steps, rewards, values and finished trajectories count.
 
         Raises:
-            ValueError: the strategy cannot go on from a tree.
+            ValueError: the strategy cannot go on from a tree, or could not even begin with the budget.
         """
+        if budget is not None:
+            self.check_budget(budget)
         if tree is not None and not self.search.resumes:
             raise ValueError(f"`tree` must be None for {self.name!r}, which cannot go on from a tree.")
-        return self.search(self.scored_by(None), question, seed, tree)
+        return self.search(self.scored_by(None), question, seed, budget, tree)
 
     def scored_by(self, reward: Any) -> Strategy:
         """Return this strategy with its scoring settled: its own, the reward model's, or the default."""
@@ -146,15 +151,26 @@ class Search(Growth):
         config: the strategy.
         question: what is to be answered.
         seed: the same seed gives the same tree from the same models.
+        budget: see `Strategy.start`.
         tree: see `Strategy.start`.
+
+    Notes:
+        A budget is checked when a round is begun, against all that was begun before it, and the round is
+        cut to what is left.  Where that is nothing, no more rounds begin, those under way are finished,
+        and the search ends.  So what a search does under a budget does not depend on timing either, save
+        for tokens of the reward model, which are known when the model reports them.
     """
 
     how: Select = "max"
     #: Whether `Strategy.start` takes a tree.
     resumes: ClassVar[bool] = False
 
-    def __init__(self, config: Any, question: Question, seed: int = 0, tree: Tree | None = None) -> None:
+    def __init__(
+        self, config: Any, question: Question, seed: int = 0, budget: Budget | None = None, tree: Tree | None = None
+    ) -> None:
         super().__init__(config, question, seed)
+        self.budget = budget
+        self._closing: str | None = None  # the limit because of which nothing new is begun
         self.stopped_by: str | None = None
         self._usage = Usage()
         self._flight: dict[int, tuple[Request, Round, int]] = {}
@@ -198,9 +214,13 @@ class Search(Growth):
 
     @property
     def usage(self) -> Usage:
-        """What this search has asked for and got so far, without seconds and the models' own counts."""
+        """What this search has asked for and got so far, without seconds; tokens where they are applied."""
         self._usage.nodes = len(self.tree) - 1 - self._inherited
         return self._usage
+
+    def charge(self, spent: Usage) -> None:
+        """Add what a model itself reports of this search's requests."""
+        self._usage += spent
 
     def wants(self, model: Model | None = None) -> type[Request] | None:
         """Return the kind of the next request (for that model), None where there is none just now."""
@@ -212,10 +232,14 @@ class Search(Growth):
         r = self._next(model)
         return 0 if r is None else r.counts[r.taken]
 
-    @property
-    def reserved(self) -> int:
-        """Nodes that requests which were asked and not yet applied may still add to the tree."""
-        return sum(sum(r.counts[: r.taken]) for r in self._rounds if r.asks == "policy" and r.place == "tree")
+    def wants_outcome(self) -> bool:
+        """Whether the next request for the reward model is for the second one of a pair."""
+        r = self._next("reward")
+        return r is not None and r.model == "outcome"
+
+    def expects(self, id: int) -> bool:
+        """Whether the outcome of a request still counts."""
+        return id in self._flight
 
     def _next(self, model: Model | None) -> Round | None:
         for r in self._rounds:
@@ -223,22 +247,21 @@ class Search(Growth):
                 return r
         return None
 
-    def ask(self, limit: int = 64, n: int | None = None, model: Model | None = None) -> list[Request]:
+    def ask(self, limit: int = 64, model: Model | None = None) -> list[Request]:
         """Return the requests that can be made now, [] where outcomes must come first.
 
         Args:
             limit: how many nodes may be in flight, those of earlier requests included.
-            n: at most this many candidates a node, where less than the strategy wants is affordable.
             model: only requests for the "policy" or for the "reward" model.
         """
         requests: list[Request] = []
         while self._out < limit and (r := self._next(model)) is not None:
-            requests.append(self._cut(r, limit - self._out, n))
+            requests.append(self._cut(r, limit - self._out))
         return requests
 
-    def _cut(self, r: Round, most: int, cap: int | None) -> Request:
+    def _cut(self, r: Round, most: int) -> Request:
         """Return the next request of a round."""
-        start, stop, n = r.next(most, cap)
+        start, stop, n = r.next(most)
         nodes = tuple(r.nodes[start:stop])
         tails = tuple(tuple(c.text for c in tail) for tail in r.tails[start:stop])
         request: Request
@@ -253,6 +276,12 @@ class Search(Growth):
         self._next_id += 1
         self._out += len(nodes)
         return request
+
+    def take(self, model: Model, nodes: int) -> Request:
+        """Return one request for a model with at most so many nodes; it must want one (`wants`)."""
+        r = self._next(model)
+        assert r is not None
+        return self._cut(r, nodes)
 
     def tell(self, id: int, outcome: Any) -> None:
         """Take in the outcome of a request; the outcome of one already told is ignored.
@@ -283,9 +312,7 @@ class Search(Growth):
         if isinstance(request, Evaluate):
             r.outcomes[start : start + m] = outcome
         else:
-            for i, one in enumerate(outcome, start):
-                r.outcomes[i] = checked = check_continuations(one, request.n)
-                self._usage.policy_tokens += checked[1]
+            r.outcomes[start : start + m] = [check_continuations(one, request.n) for one in outcome]
         r.told += m
         self._out -= m
 
@@ -338,8 +365,12 @@ class Search(Growth):
                 if r.kind is Evaluate:
                     self.evaluated(r)
                 else:
-                    self.grow(r)
+                    self._grow(r)
         self._abandon()
+
+    def _grow(self, r: Round) -> list[int]:
+        self._usage.policy_tokens += sum(tokens for _, tokens, _ in r.outcomes)
+        return self.grow(r)
 
     def _end(self, reason: str) -> list[Round]:
         """Forget all rounds and return them."""
@@ -350,7 +381,14 @@ class Search(Growth):
 
     def abort(self) -> None:
         """End the search at once; what was told for rounds under way is lost."""
-        self._end(self.stopped_by or "interrupted")
+        self._drop(self.stopped_by or "interrupted")
+
+    def _drop(self, reason: str) -> None:
+        """End the search and forget what was told for rounds under way, save what it cost."""
+        for r in self._end(reason):
+            if r.asks == "policy":
+                self._usage.policy_tokens += sum(o[1] for o in r.outcomes if o is not None)
+        self._abandon()
 
     def complete(self) -> bool:
         """Begin one greedy rollout from the best open node, after `stop`; False where there is none.
@@ -373,11 +411,25 @@ class Search(Growth):
 
     def _fill(self) -> None:
         """Begin whatever the strategy wants to begin now."""
-        while len(self._rounds) < MOST_ROUNDS and (r := self._choose()) is not None and r.nodes:
+        while self._closing is None and len(self._rounds) < MOST_ROUNDS:
+            r = self._choose()
+            if r is None or not r.nodes:
+                break
             self._begin(r)
+        if self._rounds:
+            return
+        if self._closing is not None:
+            self.stopped_by = self._closing
+            self._abandon()
         self._answer_once()
 
     def _begin(self, r: Round) -> None:
+        """Put a round under way, as much of it as the budget allows."""
+        if self.budget is not None and not self._completed and self.stopped_by is None:
+            reason = self._trim(r, self.budget)
+            if reason is not None:
+                self._closing = self._closing or reason
+                return
         self._rounds.append(r)
         self._begun += 1
         if r.kind is Evaluate:
@@ -385,6 +437,28 @@ class Search(Growth):
         for node, count in zip(r.nodes, r.counts, strict=True):
             r.offsets.append(self._asked.get(node, 0))
             self._asked[node] = r.offsets[-1] + count
+
+    def _trim(self, r: Round, budget: Budget) -> str | None:
+        """Cut a round to what is left of the budget; return the limit that allows nothing of it, if any."""
+        planned = self.usage + Usage()
+        for earlier in self._rounds:  # what is begun is as good as spent
+            unasked = len(earlier.nodes) - earlier.taken
+            if earlier.kind is Evaluate:
+                planned.reward_calls += unasked
+            else:
+                planned.policy_calls += unasked
+                planned.nodes += sum(earlier.counts) if earlier.place == "tree" else 0
+        reason = budget.exceeded(planned, REWARD_LIMITS if r.kind is Evaluate else POLICY_LIMITS)
+        if reason is not None:
+            return reason
+        left = budget.remaining(planned)
+        if r.kind is Evaluate:
+            r.cut(left["reward_calls"], math.inf)
+            return None
+        # One call is held back for the completion, unless this round itself finishes trajectories.
+        held = budget.completion and r.kind is Expand and not self._finished
+        r.cut(left["policy_calls"] - held, left["nodes"] if r.place == "tree" else math.inf)
+        return None if r.nodes else "policy_calls"
 
     def _apply(self, r: Round) -> None:
         # Removed first: should an interrupt strike in between, nothing is applied twice.
@@ -396,7 +470,7 @@ class Search(Growth):
         if r.kind is Evaluate:
             nodes, scores = self.evaluated(r)
         else:
-            ends = self.grow(r)
+            ends = self._grow(r)
             if self.stopped_by is not None:
                 return
             follow = Search._grown(self, r, ends) if self._completed else self._grown(r, ends)
@@ -405,8 +479,10 @@ class Search(Growth):
         elif not self._completed:  # the completion answers, it does not steer
             self._scored(r, nodes, scores)
         fruitful = bool(nodes) or len(self.tree) > size or len(self._finished) > finished
-        self._barren = 0 if fruitful else self._barren + 1
-        if self._must_end(len(self._finished) - finished):
+        if fruitful or r.place != "text":  # mere words neither are progress nor tell that there is none
+            self._barren = 0 if fruitful else self._barren + 1
+        # Trajectories count for convergence at the end of their cycle: before, they have no scores.
+        if self._must_end(0 if follow is not None and follow.nodes else len(r.ended)):
             return
         self._fill()
 
@@ -421,14 +497,14 @@ class Search(Growth):
                 reason = "converged"
         if reason is None:
             return False
-        self._end(reason)  # what was told of later rounds is dropped: how much that is depends on timing
-        self._abandon()
+        self._drop(reason)  # how much was told of later rounds depends on timing
         self._answer_once()
         return True
 
     def _answer_once(self) -> None:
         """Where nothing reached an answer, begin one rollout that does, once."""
-        if not self._rounds and not self._finished and not self._completed:
+        spent = self._closing is not None and self.budget is not None and not self.budget.completion
+        if not self._rounds and not self._finished and not self._completed and not spent:
             self._completed = True
             self.complete()
 

@@ -145,23 +145,36 @@ class Round:
         self.whole = self.whole or earlier.whole
         return self
 
-    def next(self, most: int, cap: int | None) -> tuple[int, int, int]:
+    def next(self, most: int) -> tuple[int, int, int]:
         """Hand out up to ``most`` nodes that want the same n; return where they start and stop, and that n."""
-        start = stop = self.taken
-        n = self.counts[start] if cap is None else max(1, min(cap, self.counts[start]))
-        while stop < len(self.nodes) and stop - start < most:
-            if (self.counts[stop] if cap is None else min(cap, self.counts[stop])) != n:
-                break
+        start = self.taken
+        n = self.counts[start]
+        stop = start + 1
+        while stop < len(self.nodes) and stop - start < most and self.counts[stop] == n:
             stop += 1
-        stop = max(stop, start + 1)
         self.taken = stop
         return start, stop, n
+
+    def cut(self, calls: float, candidates: float) -> None:
+        """Keep the first nodes, as many as there are calls and candidates for, the last with fewer candidates."""
+        kept: list[int] = []
+        for i, count in enumerate(self.counts):
+            if i >= calls or candidates < 1:
+                break
+            kept.append(int(min(count, candidates)))
+            candidates -= kept[-1]
+        self.keep(range(len(kept)))
+        self.counts = kept
+
+    def keep(self, positions: Sequence[int]) -> None:
+        """Forget all nodes but those at these positions."""
+        for name in ("nodes", "counts", "outcomes", "tails", "prompts"):
+            column = getattr(self, name)
+            setattr(self, name, [column[i] for i in positions] if column else [])
 
     def keep_told(self) -> bool:
         """Forget the nodes whose outcome is not known; return whether any is left."""
         told = [i for i, outcome in enumerate(self.outcomes[: self.taken]) if outcome is not None]
-        for name in ("nodes", "counts", "outcomes", "tails", "prompts"):
-            column = getattr(self, name)
-            setattr(self, name, [column[i] for i in told] if column else [])
+        self.keep(told)
         self.taken = self.told = len(told)
         return bool(told)
