@@ -353,5 +353,7 @@ def reward_lane(reward: Any, schedule: Schedule) -> Lane:
     if not callable(getattr(reward, "aevaluate_many", None)):
         slots = schedule.reward_slots or batch
         return Lane("reward", min(batch, slots), slots, 1, schedule.reward_wait)
-    slots = schedule.reward_slots or int(getattr(reward, "slots", batch))
-    return Lane("reward", min(batch, slots), slots, math.inf, schedule.reward_wait)
+    # Requests that come while a call is out make up the next one; a model may say that it answers several at once.
+    calls = int(getattr(reward, "calls", 1))
+    slots = schedule.reward_slots or batch * calls
+    return Lane("reward", min(batch, slots), slots, calls, schedule.reward_wait)

@@ -20,7 +20,7 @@ LAYERS = [
     {"_solve", "_schedule", "_scheduler", "_calls", "_drive", "_live", "_journal"},
     {"programs"},
     {"training", "evaluation"},
-    {"testing"},  # fakes for tests, benchmarks and embedders
+    {"testing", "simulation"},  # fakes for tests, benchmarks and embedders
     {"cli", "viewer"},
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
