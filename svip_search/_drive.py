@@ -222,6 +222,7 @@ class Run:
         finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             for caller in self._callers.values():
                 caller.close()
             self._loop = None

@@ -8,8 +8,6 @@ from typing import TextIO
 
 from ._schedule import RunStats
 
-_BLOCKS = " ▏▎▍▌▋▊▉█"
-
 
 class LiveLine:
     """Writes a `RunStats` over the last one; nothing where nobody watches but a line at the end.
@@ -21,7 +19,7 @@ class LiveLine:
     Example:
         >>> import sys
         >>> LiveLine(sys.stdout).show(RunStats(done=3, total=3, seconds=2.0))
-        3/3 questions · 0 open · 0 tokens/s · slots 0 % busy · cache 0 % · 0:02
+        3/3 done · 0 open · 0 tokens/s · slots 0 % · cache 0 % · 0:02
     """
 
     def __init__(self, stream: TextIO, interval: float = 0.2) -> None:
@@ -40,32 +38,23 @@ class LiveLine:
             self._write(summary(stats), end="\n")
         elif self.terminal and not final and now - self._last >= self.interval:
             self._last = now
-            self._write(bar(stats) + summary(stats), end="")
+            self._write(summary(stats), end="")
 
     def _write(self, text: str, end: str) -> None:
-        width = shutil.get_terminal_size().columns - 1
-        lead = "\r\x1b[2K" if self.terminal else ""
-        self.stream.write(lead + (text[:width] if self.terminal else text) + end)
+        if self.terminal:
+            text = "\r\x1b[2K" + text[: shutil.get_terminal_size().columns - 1]
+        self.stream.write(text + end)
         self.stream.flush()
-
-
-def bar(stats: RunStats, width: int = 16) -> str:
-    """Return the share of finished questions as a bar, nothing where the total is unknown."""
-    if not stats.total:
-        return ""
-    eighths = 8 * width * stats.done // stats.total
-    full, rest = divmod(eighths, 8)
-    return f"{'█' * full + (_BLOCKS[rest] if rest else ''):<{width}}▏"
 
 
 def summary(stats: RunStats) -> str:
     """Return the figures of a run in one line."""
     of = "" if stats.total is None else f"/{stats.total:,}"
     parts = [
-        f"{stats.done:,}{of} questions",
+        f"{stats.done:,}{of} done",
         f"{stats.open} open",
         f"{stats.tokens_per_second:,.0f} tokens/s",
-        f"slots {100 * stats.busy:.0f} % busy",
+        f"slots {100 * stats.busy:.0f} %",
         f"cache {100 * stats.cached:.0f} %",
         _clock(stats.seconds),
     ]

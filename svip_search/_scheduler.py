@@ -33,6 +33,8 @@ Model = Literal["policy", "reward"]
 Clock = Callable[[], float]
 #: Nodes of one search in one request.
 REQUEST = 64
+#: Seconds by which a timer may fire early: event loops round.
+ROUNDING = 1e-6
 
 
 class Job:
@@ -59,15 +61,14 @@ class Job:
         """Return all that was spent until now."""
         return self.search.usage + Usage(seconds=now - self.start)
 
-    def cut(self, reason: str) -> None:
-        """End the search; where nothing is finished and time is left, begin a completion."""
+    def cut(self, reason: str, complete: bool = True) -> None:
+        """End the search; where nothing is finished and its budget allows it, begin a completion."""
         search = self.search
         if search.stopped_by is not None:  # in its completion
             search.abort()
             return
         search.stop(reason)
-        allowed = reason != "seconds" and (self.budget is None or self.budget.completion)
-        if allowed and not search.finished:
+        if complete and not search.finished and (self.budget is None or self.budget.completion):
             search.complete()
 
 
@@ -289,11 +290,11 @@ class Scheduler:
         self._close(job)
         return True
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, complete: bool = True) -> None:
         """Open no more searches, and end those that are open: each may complete one trajectory."""
         self.ended_by = self.ended_by or reason
         for job in list(self.open.values()):
-            job.cut(reason)
+            job.cut(reason, complete)
             self._queue(job)
 
     # Calls.
@@ -302,7 +303,7 @@ class Scheduler:
         """Return a call to be made now, None where there is nothing to ask or no room."""
         lane, now = self.lanes[model], self.clock()
         self.expire()
-        if lane.due(now) > now:
+        if lane.due(now) > now + ROUNDING:
             return None
         call = Call(self._next_call, model, [], 0)
         while (job := lane.peek()) is not None and lane.fits(call, job) and (most := self._most(lane, call, job)):
@@ -394,15 +395,15 @@ class Scheduler:
     def expire(self) -> None:
         """Cut the searches whose time is up, and all of them where the run's budget is."""
         now = self.clock()
-        while self._deadlines and self._deadlines[0][0] <= now:
+        while self._deadlines and self._deadlines[0][0] <= now + ROUNDING:
             job = self.open.get(heapq.heappop(self._deadlines)[1])
             if job is not None:
-                job.cut("seconds")
+                job.cut("seconds", complete=False)
                 self._queue(job)
         if self.run_budget is not None and self.ended_by is None:
             reason = self.run_budget.exceeded(self._spent())
             if reason is not None:
-                self.stop(f"run_{reason}")
+                self.stop(f"run_{reason}", self.run_budget.completion and reason != "seconds")
 
     def _spent(self) -> Usage:
         """All that the run has spent, with the call that each open search may still need to complete."""

@@ -22,7 +22,7 @@ from ._types import Policy, ProposeRequest, Question, Result, RewardModel
 T = TypeVar("T")
 
 
-class _Jumping(selectors.DefaultSelector):  # type: ignore[misc, valid-type]
+class _Jumping(selectors.DefaultSelector):
     """Instead of waiting for a timer, moves the loop's clock to it."""
 
     loop: VirtualLoop

@@ -314,11 +314,15 @@ def play(
 
 
 def answer_request(search: Search, request: Any, policy: Policy, reward: RewardModel | None) -> list[Any]:
-    """Return the outcome of one request, an exception where a model raised."""
+    """Return the outcome of one request, an exception where a model raised.
+
+    Where the outcome model of a pair is meant and ``reward`` is no pair, it is asked itself.
+    """
     try:
         if hasattr(request, "n"):
             return list(policy.propose(search.requests_for(request)))
         assert reward is not None
-        return list(reward.evaluate(search.question, search.paths(request)))
+        model = getattr(reward, "outcome", reward) if request.model == "outcome" else reward
+        return list(model.evaluate(search.question, search.paths(request)))
     except Exception as error:
         return [error] * len(request.nodes)

@@ -60,8 +60,12 @@ def test_names_are_listed_once_and_dir_shows_the_lazy_ones():
         svip_search.no_such_name  # noqa: B018
 
 
+EXAMPLES = svip_search.EmbeddingRetriever([svip_search.Example("How many?", ("Count.",), "4")])
+
+
 def test_every_strategy_is_registered_under_its_name():
     for name, cls in svip_search.STRATEGIES.items():
         assert cls.name == name
         assert getattr(svip_search, cls.__name__) is cls
-        assert svip_search.make(name).name == name
+        settings = {"retriever": EXAMPLES} if name == "retrieval-mcts" else {}
+        assert svip_search.make(name, **settings).name == name

@@ -181,7 +181,9 @@ def test_reported_usage_is_shared_out_exactly():
             return super().propose(requests)
 
     policy = Reading()
-    results = [r for _, r in solve_many(["a?", "b?", "c?"], policy, HashReward(), "mcts", schedule=Schedule(searches=3))]
+    results = [
+        r for _, r in solve_many(["a?", "b?", "c?"], policy, HashReward(), "mcts", schedule=Schedule(searches=3))
+    ]
     assert sum(r.usage.prompt_tokens for r in results) == policy.usage.prompt_tokens > 0
 
 

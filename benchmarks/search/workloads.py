@@ -34,7 +34,7 @@ def run(strategy: Strategy, depth: int = DEPTH, branching: int = BRANCHING, limi
 
 def mcts(nodes: int, parallel: int) -> MCTS:
     """Return an MCTS that grows to about this many nodes."""
-    return MCTS(iterations=nodes // BRANCHING, expand=BRANCHING, parallel=parallel)
+    return MCTS(iterations=nodes // BRANCHING, expand=BRANCHING, parallel=parallel, wave=parallel)
 
 
 def beam(width: int, expand: int) -> Beam:

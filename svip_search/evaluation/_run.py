@@ -170,14 +170,21 @@ class _Timed:
         self.seconds = 0.0
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.model, name)
+        value = getattr(self.model, name)
+        return self._watched(value) if name == "evaluate_many" else value
 
     def evaluate(self, question: Question, paths: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return self.model.evaluate(question, paths)
-        finally:
-            self.seconds += time.perf_counter() - start
+        return self._watched(self.model.evaluate)(question, paths)
+
+    def _watched(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return method(*arguments)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return watched
 
 
 @dataclass

@@ -172,12 +172,15 @@ class BatchCache(DynamicCache):  # type: ignore[misc]
             raise ValueError(f"`rows` must hold at least one token each; got lengths {lengths}.")
         counts = [1] * len(rows) if repeats is None else list(repeats)
         longest, first = max(lengths), rows[0][0]
+        # Columns in reserve are written before anything reads them.
         buffers = [
-            g.new_zeros((g.shape[0], sum(counts), g.shape[1], longest + reserve, g.shape[3])) for g in first.groups
+            g.new_empty((g.shape[0], sum(counts), g.shape[1], longest + reserve, g.shape[3])) for g in first.groups
         ]
         row_index = 0
         for slices, length, count in zip(rows, lengths, counts, strict=True):
             column = longest - length
+            for buffer in buffers if column else ():
+                buffer[:, row_index : row_index + count, :, :column] = 0
             for piece in slices:
                 for buffer, group in zip(buffers, piece.groups, strict=True):
                     target = buffer[:, row_index : row_index + count, :, column : column + piece.length]
@@ -271,8 +274,25 @@ class Node:
         return nodes[::-1]
 
 
+#: Part of a trie's capacity that prompts leave to steps, so that prompts nobody asks for any more cannot fill it.
+_FOR_STEPS = 1 / 8
+
+
 class PrefixTrie:
-    """Prefixes of many questions, least recently used first to go, bounded by tokens.
+    """Prefixes of many questions, bounded by tokens: steps go before prompts.
+
+    A prompt brings a picture and is needed as long as its question is searched; a step is short and
+    often never looked at again.  When keys and values take too much room::
+
+        while tokens > capacity:
+            if prompts take more than 7/8 of the capacity and there are several:
+                drop the prompt used longest ago, with all steps below it
+            elif there is a step:
+                drop the step used longest ago
+            else:
+                drop the prompt used longest ago
+
+    So as long as the prompts of all open questions fit into 7/8 of the capacity, none of them is computed twice.
 
     Args:
         capacity: tokens whose keys and values are kept; 0 keeps none.
@@ -281,7 +301,8 @@ class PrefixTrie:
 
     Notes:
         A parent is always used more recently than its children, so leaves are evicted first and
-        what remains of a path is its beginning.  Slices that the caller holds stay valid.
+        what remains of a path is its beginning.  Slices that the caller holds stay valid.  Ids go by
+        last use alone, prompts like steps.
         Not thread-safe; the owner locks.
     """
 
@@ -293,7 +314,9 @@ class PrefixTrie:
         self.roots: dict[str, Node] = {}
         self.tokens = 0
         self.id_tokens = 0
-        self._kv_order: OrderedDict[Node, int] = OrderedDict()
+        self._root_tokens = 0
+        self._root_order: OrderedDict[Node, int] = OrderedDict()
+        self._step_order: OrderedDict[Node, int] = OrderedDict()
         self._id_order: OrderedDict[Node, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -348,41 +371,74 @@ class PrefixTrie:
         useful = node.parent is None or node.parent.kv is not None
         if kv is not None and node.kv is None and useful and node in self._id_order and self.capacity > 0:
             node.kv = kv
-            self._kv_order[node] = kv.length
-            self.tokens += kv.length
+            self._order(node)[node] = kv.length
+            self._count(node, kv.length)
         self._touch(node)
         while self.tokens > self.capacity:
-            evicted, length = self._kv_order.popitem(last=False)
-            evicted.kv = None
-            self.tokens -= length
+            self._evict()
         while self.id_tokens > self.id_capacity:
             self._forget(next(iter(self._id_order)))
         return node
 
+    def forget(self, key: str) -> None:
+        """Forget all prefixes of a question, ids included; one that is not known changes nothing."""
+        root = self.roots.get(key)
+        for node in reversed(_subtree(root) if root is not None else []):
+            self._forget(node)
+
     def clear(self) -> None:
         """Forget everything."""
-        for node in self._kv_order:
+        for node in self._id_order:
             node.kv = None
         self.roots.clear()
-        self._kv_order.clear()
+        self._root_order.clear()
+        self._step_order.clear()
         self._id_order.clear()
-        self.tokens = self.id_tokens = 0
+        self.tokens = self.id_tokens = self._root_tokens = 0
+
+    def _order(self, node: Node) -> OrderedDict[Node, int]:
+        return self._root_order if node.parent is None else self._step_order
+
+    def _count(self, node: Node, tokens: int) -> None:
+        self.tokens += tokens
+        if node.parent is None:
+            self._root_tokens += tokens
 
     def _touch(self, node: Node) -> None:
         step: Node | None = node
         while step is not None and step in self._id_order:
             self._id_order.move_to_end(step)
-            if step in self._kv_order:
-                self._kv_order.move_to_end(step)
+            if step.kv is not None:
+                self._order(step).move_to_end(step)
             step = step.parent
 
+    def _evict(self) -> None:
+        crowded = len(self._root_order) > 1 and self._root_tokens > (1 - _FOR_STEPS) * self.capacity
+        if self._step_order and not crowded:
+            self._drop(next(iter(self._step_order)))
+            return
+        for node in reversed(_subtree(next(iter(self._root_order)))):
+            self._drop(node)
+
+    def _drop(self, node: Node) -> None:
+        """Give up the keys and values of a node, if it has any."""
+        if node.kv is not None:
+            self._count(node, -self._order(node).pop(node))
+            node.kv = None
+
     def _forget(self, node: Node) -> None:
+        self._drop(node)
         del self._id_order[node]
         self.id_tokens -= len(node.ids)
-        if node.kv is not None:
-            self.tokens -= self._kv_order.pop(node)
-            node.kv = None
         if node.parent is None:
             self.roots.pop(node.key, None)
         else:
             node.parent.children.pop(node.text, None)
+
+
+def _subtree(root: Node) -> list[Node]:
+    """Return a node and all below it, parents first."""
+    nodes = [root]
+    for node in nodes:
+        nodes.extend(node.children.values())
+    return nodes

@@ -28,7 +28,7 @@ from transformers.cache_utils import DynamicCache
 
 from .._budget import Usage
 from .._errors import ModelFileError, PolicyError, SvipSearchError
-from .._types import Candidate, FinishReason, ProposeRequest
+from .._types import Candidate, FinishReason, ProposeRequest, Question
 from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
 from ..models.prompt import STEP_SEPARATOR, build_inputs, encode_step
 
@@ -128,7 +128,8 @@ class TransformersPolicy:
         max_tokens: the same for a complete trajectory (``ProposeRequest.whole``).
         separator: text that ends a step.
         top_p: sample from the smallest set of tokens with at least this probability, in (0, 1].
-        cache_tokens: tokens whose keys and values are kept between calls; 0 keeps none.
+        cache_tokens: tokens whose keys and values are kept between calls, those of steps given up before those
+            of prompts (see `PrefixTrie`); 0 keeps none.
         max_rows: candidates sampled in one batch; more are sampled batch after batch.
 
     Raises:
@@ -246,6 +247,15 @@ class TransformersPolicy:
         with self._lock:
             self._trie.clear()
 
+    def forget(self, question: Question) -> None:
+        """Drop all that was kept for a question, for example when its search has ended.
+
+        Other questions keep theirs, and a question of which nothing is known changes nothing.  A step that was
+        generated for it is tokenised from its text when it is continued later.
+        """
+        with self._lock:
+            self._trie.forget(question_key(question))
+
     def propose(self, requests: Sequence[ProposeRequest]) -> list[list[tuple[Candidate, ...]]]:
         """Return, for each request, up to ``n`` continuations of its prefix.
 
@@ -304,6 +314,7 @@ class TransformersPolicy:
     def _rows(self, requests: Sequence[ProposeRequest]) -> list[list[_Row]]:
         """Return the rows to sample for each request, with their contexts computed."""
         contexts: dict[tuple[str, tuple[str, ...]], _Context] = {}
+        prompts: dict[str, KeyValues] = {}
         keys: dict[int, str] = {}
         groups: list[list[_Row]] = []
         for request in requests:
@@ -311,7 +322,7 @@ class TransformersPolicy:
             keys[id(request.question)] = key
             place = (key, tuple(request.prefix))
             if place not in contexts:
-                contexts[place], cached = self._context(request, key)
+                contexts[place], cached = self._context(request, key, prompts)
             else:
                 cached = len(contexts[place].ids) - 1
             context = contexts[place]
@@ -327,20 +338,27 @@ class TransformersPolicy:
             self._catch_up(late[start : start + self.max_rows])
         return groups
 
-    def _context(self, request: ProposeRequest, key: str) -> tuple[_Context, int]:
-        """Return what is known of a prefix, at least the prompt, and how much came from the cache."""
+    def _context(self, request: ProposeRequest, key: str, prompts: dict[str, KeyValues]) -> tuple[_Context, int]:
+        """Return what is known of a prefix, at least the prompt, and how much did not have to be computed.
+
+        ``prompts`` collects those computed in this call: the cache may have no room for them.
+        """
         nodes = self._trie.find(key, request.prefix)
         slices: list[KeyValues] = []
         for node in nodes:
             if node.kv is None:
                 break
             slices.append(node.kv)
+        if nodes and not slices and key in prompts:
+            slices = [prompts[key]]
         cached = sum(s.length for s in slices)
         if not slices:
             ids, delta, kv = self._prefill(request)
             root = self._trie.add_root(key, ids, kv, extra=delta)
             nodes = nodes or [root]
-            slices = [kv] if kv is not None else []
+            if kv is not None:
+                slices = [kv]
+                prompts[key] = kv
         for text in request.prefix[len(nodes) - 1 :]:
             nodes.append(self._trie.add(nodes[-1], text, self._encode(text)))
         ids = [i for node in nodes for i in node.ids]

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .callable_reward import CallableReward
+from .hybrid_reward import HybridReward
 
-__all__ = ["CallableReward"]
+__all__ = ["CallableReward", "HybridReward"]

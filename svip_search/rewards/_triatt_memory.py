@@ -29,7 +29,7 @@ class TriattMemory(Protocol):
         """Keep a node with keys and values [L, n_kv_heads, d]; ``parent`` is None for a prompt."""
 
     def score(self, nodes: Sequence[Any], q: Tensor) -> NDArray[np.float32]:
-        """Return the scores [M, 3] of nodes of one question for queries [M, 3, d]."""
+        """Return the scores [M, 3] of nodes, of whatever questions, for queries [M, 3, d]."""
 
 
 def triatt_memory(head: TriAttCoT, device: torch.device, backend: str) -> TriattMemory:
@@ -56,20 +56,33 @@ class _Page:
             self.tree.free(self.node)
 
 
+#: Nodes of a tree that takes no more prompts.  Questions share trees, so that one call scores them all; what a tree
+#: notes of a node, some dozens of bytes, stays until the tree goes, and it goes with the last of its questions.
+TREE_NODES = 4096
+
+
 class PagedMemory:
     """Pages of the C++ core: a step is copied once, whatever the number of calls that read it."""
 
     def __init__(self, head: TriAttCoT) -> None:
         config = head.config
         self._pool = KVPool(config.head_dim, n_kv_heads=config.n_kv_heads)
+        self._tree = self._pool.tree()
         self._head = PackedHead(head.head_parameters(), head.biases())
 
     def keep(self, parent: _Page | None, segment: NDArray[np.uint8], k: Tensor, v: Tensor) -> _Page:
-        tree = self._pool.tree() if parent is None else parent.tree
+        if parent is None and len(self._tree) >= TREE_NODES:
+            self._tree = self._pool.tree()
+        tree = self._tree if parent is None else parent.tree
         return _Page(tree, tree.append(-1 if parent is None else parent.node, segment, k, v))
 
     def score(self, nodes: Sequence[_Page], q: Tensor) -> NDArray[np.float32]:
-        scores: NDArray[np.float32] = nodes[0].tree.score([n.node for n in nodes], q, self._head).scores
+        rows: dict[PagedTree, list[int]] = {}
+        for i, node in enumerate(nodes):
+            rows.setdefault(node.tree, []).append(i)
+        scores = np.empty((len(nodes), 3), np.float32)
+        for tree, own in rows.items():
+            scores[own] = tree.score([nodes[i].node for i in own], q[own], self._head).scores
         return scores
 
 
@@ -95,7 +108,9 @@ class TensorMemory:
         self._module, self._backend = head, backend
 
     def keep(self, parent: _Piece | None, segment: NDArray[np.uint8], k: Tensor, v: Tensor) -> _Piece:
-        return _Piece(parent, segment, k.contiguous(), v.contiguous())
+        # Copies: views would keep the whole batch, which is of other questions too.
+        dense = torch.contiguous_format
+        return _Piece(parent, segment, k.clone(memory_format=dense), v.clone(memory_format=dense))
 
     def score(self, nodes: Sequence[_Piece], q: Tensor) -> NDArray[np.float32]:
         index: dict[_Piece, int] = {}

@@ -3,7 +3,7 @@
 Scoring is incremental.  Every prefix of steps is a node; its keys and values, those of the backbone
 and those of TriAtt-CoT, are kept, so a picture is encoded once a question and a step runs through
 the backbone once.  What is new in a call is cut into *runs*, chains of new steps without a fork, and
-all runs whose beginning is known go through the backbone together:
+all runs whose beginning is known go through the backbone together, those of several questions too:
 
     while steps are missing:
         runs  = maximal unforked chains of missing steps below known ones
@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -36,7 +36,7 @@ from .._errors import ModelFileError, RewardError, SvipSearchError
 from .._types import Prefix, Question
 from ..models.kv_cache import KeyValues, Node, PrefixTrie, question_key
 from ..models.low_rank import read_updates
-from ._reading import Piece, Reading, States, image_token, read_states
+from ._reading import Piece, Reader, Reading, States, image_token, read_states
 from ._triatt_cot import C, TriAttConfig, TriAttCoT
 from ._triatt_memory import TriattMemory, triatt_memory
 
@@ -54,8 +54,8 @@ class SvipReward:
         backbone: an image-text-to-text model of transformers with ordinary attention layers.
         processor: its processor.
         head: the TriAtt-CoT module; its ``hidden_size`` is the width of the backbone.
-        cache_tokens: tokens whose keys and values are kept, over all questions, least recently
-            used first to go; 0 keeps none.
+        cache_tokens: tokens whose keys and values are kept, over all questions: steps go before prompts,
+            least recently used first (see `PrefixTrie`); 0 keeps none.
         batch_size: most runs of steps in one pass through the backbone.
         scoring: how strategies should fold its rewards into a score, where they are not told.
         thresholds: of each dimension, the reward above which a step is held to be right, where a yes or no is
@@ -86,7 +86,7 @@ class SvipReward:
         [(1, 3), (2, 3)]
     """
 
-    kind: Literal["prm"] = "prm"
+    kind: Literal["prm", "orm"] = "prm"
 
     def __init__(
         self,
@@ -124,6 +124,15 @@ class SvipReward:
             self._trie.clear()
             self._memory = None
 
+    def forget(self, question: Question) -> None:
+        """Drop all that was kept for a question, for example when its search has ended.
+
+        Other questions keep theirs, and a question of which nothing is known changes nothing.  Rewards stay what
+        they are: a later call computes them again.
+        """
+        with self._lock:
+            self._trie.forget(question_key(question))
+
     def to(self, device: str | torch.device) -> SvipReward:
         """Move backbone and head to a device and return self."""
         self.clear()
@@ -146,13 +155,53 @@ class SvipReward:
             ImageError: a picture cannot be read.
             RewardError: a path is longer than the backbone's context, or the backbone raised.
         """
-        paths = _checked(paths)
-        if not any(paths):
-            return [np.zeros((0, C), np.float32) for _ in paths]
+        (rewards,) = self.evaluate_many([(question, paths)])
+        return rewards
+
+    def evaluate_many(self, items: Sequence[tuple[Question, Sequence[Prefix]]]) -> list[list[NDArray[np.float32]]]:
+        """Return what ``evaluate`` returns for each of several questions, computed together.
+
+        ::
+
+            [evaluate(question, paths) for question, paths in items]
+
+        Args:
+            items: questions with their paths; a question may come more than once.
+
+        Returns:
+            For each item one float32 array [T, 3] a path, in order.
+
+        Raises:
+            TypeError: an item is no pair of a question and paths, or a path is not made of texts.
+            ImageError, RewardError: as ``evaluate``; one bad item fails the whole call, and what was
+                kept before it is as it was.
+
+        Notes:
+            Rewards differ from those of separate calls by rounding only (below 3e-5 in float32), ``usage``
+            grows by what those would add as long as nothing is evicted between them.  Cost: new steps of all
+            questions share passes of ``batch_size`` runs, new prompts of equal shapes passes of up to 8, and the
+            head scores all in one call.  Nothing is evicted during a call, so that it holds the keys and values
+            of all its paths, whatever ``cache_tokens`` is.
+
+        Example:
+            >>> import numpy as np
+            >>> from svip_search._types import Question
+            >>> from svip_search.models.embedded import new_model, new_processor
+            >>> processor = new_processor()
+            >>> reward = SvipReward(new_model("puzzle-nano", processor), processor, TriAttCoT(hidden_size=80))
+            >>> one, two = (Question("which ?", images=[np.full((128, 128, 3), i, np.uint8)]) for i in (0, 9))
+            >>> found = reward.evaluate_many([(one, [("it is red",)]), (two, [(), ("it is red", "answer : 1")])])
+            >>> [[r.shape for r in rewards] for rewards in found]
+            [[(1, 3)], [(0, 3), (2, 3)]]
+        """
+        pairs = [_pair(item) for item in items]
+        if not any(any(paths) for _, paths in pairs):
+            return [[_rewards(None, path) for path in paths] for _, paths in pairs]
         with self._running():
-            scores = _Evaluation(self, question, paths).run()
-        return [np.stack([scores[p[: i + 1]] for i in range(len(p))]) if p else np.zeros((0, C), np.float32)
-                for p in paths]  # fmt: skip
+            evaluation = _Evaluation(self)
+            found = [evaluation.add(question, paths) if any(paths) else None for question, paths in pairs]
+            evaluation.run()
+        return [[_rewards(item, path) for path in paths] for item, (_, paths) in zip(found, pairs, strict=True)]
 
     def hidden_states(self, question: Question, paths: Sequence[Prefix]) -> dict[Prefix, States]:
         """Return what the head is given: the hidden states of the prompt and of every step of some paths.
@@ -179,8 +228,9 @@ class SvipReward:
     def _running(self) -> Iterator[None]:
         """Hold the model for one call; what its backbone raises becomes a RewardError."""
         with self._lock, torch.inference_mode():
-            training = self.backbone.training
-            self.backbone.eval()
+            training = bool(self.backbone.training)
+            if training:  # a walk over all modules that most calls can spare
+                self.backbone.eval()
             try:
                 yield
             except SvipSearchError:
@@ -189,7 +239,8 @@ class SvipReward:
                 name = type(self.backbone).__name__
                 raise RewardError(f"the reward model's backbone {name} raised {_line(error)}") from error
             finally:
-                self.backbone.train(training)
+                if training:
+                    self.backbone.train()
 
     def save(self, folder: str | Path, backbone: str | None = None) -> None:
         """Write the model to a folder: config.json, head.safetensors and the backbone.
@@ -261,52 +312,29 @@ class _StepCache(KeyValues):
     triatt: Any
 
 
-class _Evaluation(Reading):
-    """One call of ``SvipReward.evaluate``."""
+class _Item(Reading):
+    """A question of a call, with all its paths."""
 
-    def __init__(self, model: SvipReward, question: Question, paths: Iterable[Prefix]) -> None:
-        surprised = model.head.surprise is not None
-        super().__init__(model.backbone, model.processor, question, model.batch_size, surprised)
-        self.model = model
-        self.key = question_key(question)
+    def __init__(self, question: Question, key: str) -> None:
+        super().__init__(question)
+        self.key = key
+        self.paths: list[Prefix] = []
         self.nodes: dict[Prefix, Node] = {}
-        if model._memory is None:
-            model._memory = triatt_memory(model.head, model.device, model.backend)
-        self.memory = model._memory
         self.queries: dict[Prefix, Tensor] = {}
         self.scores: dict[Prefix, NDArray[np.float32]] = {}
-        self.paths = list(paths)
+        #: Prefixes without rewards, and those that have to go through the backbone for them.
+        self.new: list[Prefix] = []
+        self.missing: list[Prefix] = []
 
-    def run(self) -> dict[Prefix, NDArray[np.float32]]:
-        """Return the rewards [3] of every prefix of the paths."""
+    def recall(self, trie: PrefixTrie) -> None:
+        """Take what the trie holds, and find out what is missing."""
         for path in self.paths:
-            self._recall(path)
+            for i, node in enumerate(trie.find(self.key, path)):
+                self._recall_node(path[:i], node)
         prefixes = {p[:i] for p in self.paths for i in range(1, len(p) + 1)}
-        new = sorted(prefixes - self.scores.keys(), key=len)
-        missing: list[Prefix] = []
-        if new:
-            needed = {p[:i] for p in new for i in range(len(p) + 1)}
-            missing = sorted(needed - self.kv.keys(), key=len)
-            self.read(missing)
-            self._score(new)
-            self._remember(missing)
-        self._count(missing)
-        return self.scores
-
-    def take(self, pieces: Sequence[Piece], hidden: Tensor, surprise: Tensor | None) -> None:
-        head = self.model.head
-        k, v, q = head.project(hidden if surprise is None else head.hear(hidden, surprise))
-        for p in pieces:
-            own = (p.row, slice(p.start, p.stop))
-            above = self.kv[p.prefix[:-1]].triatt if p.prefix else None
-            node = self.memory.keep(above, self.segments(p.prefix), k[own], v[own])
-            self.kv[p.prefix] = _StepCache(p.columns.groups, p.columns.layout, node)
-            if p.prefix:
-                self.queries[p.prefix] = q[p.row, p.stop - 1]
-
-    def _recall(self, path: Prefix) -> None:
-        for i, node in enumerate(self.model._trie.find(self.key, path)):
-            self._recall_node(path[:i], node)
+        self.new = sorted(prefixes - self.scores.keys(), key=len)
+        needed = {p[:i] for p in self.new for i in range(len(p) + 1)}
+        self.missing = sorted(needed - self.kv.keys(), key=len)
 
     def _recall_node(self, prefix: Prefix, node: Node) -> None:
         self.nodes[prefix], self.ids[prefix] = node, node.ids
@@ -318,14 +346,9 @@ class _Evaluation(Reading):
         else:
             self.offset = value
 
-    def _score(self, new: list[Prefix]) -> None:
-        q = torch.stack([self.queries[p] for p in new])
-        scores = self.memory.score([self.kv[p].triatt for p in new], q)
-        self.scores.update(zip(new, scores, strict=True))
-
-    def _remember(self, computed: list[Prefix]) -> None:
-        trie = self.model._trie
-        for prefix in computed:
+    def remember(self, trie: PrefixTrie) -> None:
+        """Put what was computed into the trie."""
+        for prefix in self.missing:
             if prefix:
                 parent = self.nodes[prefix[:-1]]
                 node = trie.add(parent, prefix[-1], self.ids[prefix], self.kv[prefix])
@@ -334,12 +357,77 @@ class _Evaluation(Reading):
                 node = trie.add_root(self.key, self.ids[prefix], self.kv[prefix], (self.offset, self.last[()].clone()))
             self.nodes[prefix] = node
 
-    def _count(self, computed: list[Prefix]) -> None:
-        read = sum(len(self.ids[p[:i]]) for p in self.paths for i in range(len(p) + 1))
-        ran = sum(len(self.ids[p]) for p in computed)
-        self.model.usage.reward_tokens += ran
-        self.model.usage.cached_reward_tokens += max(read - ran, 0)
-        self.model.usage.reward_calls += len(self.paths)
+    def count(self, usage: Usage) -> None:
+        """Add what the paths took."""
+        read = sum(self.length(p) for p in self.paths)
+        ran = sum(len(self.ids[p]) for p in self.missing)
+        usage.reward_tokens += ran
+        usage.cached_reward_tokens += max(read - ran, 0)
+        usage.reward_calls += len(self.paths)
+
+
+class _Evaluation(Reader):
+    """One call of ``SvipReward.evaluate_many``."""
+
+    def __init__(self, model: SvipReward) -> None:
+        surprised = model.head.surprise is not None
+        super().__init__(model.backbone, model.processor, model.batch_size, surprised)
+        self.model = model
+        if model._memory is None:
+            model._memory = triatt_memory(model.head, model.device, model.backend)
+        self.memory = model._memory
+        self.items: dict[str, _Item] = {}
+
+    def add(self, question: Question, paths: list[Prefix]) -> _Item:
+        """Return the item of a question, which has these paths too from now on."""
+        key = question_key(question)
+        item = self.items.setdefault(key, _Item(question, key))
+        item.paths += paths
+        return item
+
+    def run(self) -> None:
+        """Give every item the rewards [3] of every prefix of its paths."""
+        items, trie = list(self.items.values()), self.model._trie
+        for item in items:
+            item.recall(trie)
+        self.read([(item, item.missing) for item in items])
+        self._score([(item, prefix) for item in items for prefix in item.new])
+        for item in items:
+            item.remember(trie)
+            item.count(self.model.usage)
+
+    def take(self, pieces: Sequence[Piece], hidden: Tensor, surprise: Tensor | None) -> None:
+        head = self.model.head
+        k, v, q = head.project(hidden if surprise is None else head.hear(hidden, surprise))
+        for p in pieces:
+            item = cast(_Item, p.reading)
+            own = (p.row, slice(p.start, p.stop))
+            above = item.kv[p.prefix[:-1]].triatt if p.prefix else None
+            node = self.memory.keep(above, self.segments(p), k[own], v[own])
+            item.kv[p.prefix] = _StepCache(p.columns.groups, p.columns.layout, node)
+            if p.prefix:
+                item.queries[p.prefix] = q[p.row, p.stop - 1]
+
+    def _score(self, new: list[tuple[_Item, Prefix]]) -> None:
+        if not new:
+            return
+        q = torch.stack([item.queries[prefix] for item, prefix in new])
+        scores = self.memory.score([item.kv[prefix].triatt for item, prefix in new], q)
+        for (item, prefix), reward in zip(new, scores, strict=True):
+            item.scores[prefix] = reward
+
+
+def _pair(item: Any) -> tuple[Question, list[Prefix]]:
+    if not isinstance(item, (tuple, list)) or len(item) != 2:
+        raise TypeError(f"`items` must hold pairs of a question and its paths; got {item!r}.")
+    return item[0], _checked(item[1])
+
+
+def _rewards(item: _Item | None, path: Prefix) -> NDArray[np.float32]:
+    """Return the rewards [T, 3] of one path."""
+    if item is None or not path:
+        return np.zeros((0, C), np.float32)
+    return np.stack([item.scores[path[: i + 1]] for i in range(len(path))])
 
 
 def _checked(paths: Sequence[Any]) -> list[Prefix]:

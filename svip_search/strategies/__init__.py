@@ -6,17 +6,52 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from ._base import Evaluate, Expand, Request, Rollout, Search, Strategy
+from ._base import Evaluate, Expand, Request, Rollout, Round, Search, Strategy
+from ._retrieval import EmbeddingRetriever, Example, Retriever
+from .ab_mcts import ABMCTS
+from .annealed_beam import AnnealedBeam
 from .beam import Beam
 from .best_of_n import BestOfN
+from .critique import CritiqueRewrite, reward_critic
+from .dvts import DVTS
 from .greedy import Greedy
+from .guided_greedy import GuidedGreedy
+from .hybrid import Hybrid
+from .lookahead import Lookahead
 from .mcts import MCTS
+from .particle_filtering import ParticleFiltering
+from .rebase import Rebase
+from .refined_best_of_n import RefinedBestOfN
+from .reflective_mcts import Action, ReflectiveMCTS
+from .retrieval_mcts import RetrievalMCTS
 from .self_consistency import SelfConsistency
+from .uct import UCT
 from .weighted_vote import WeightedVote
 
-#: Every strategy by its name.
+#: Every strategy by its name: whole trajectories first, then step by step, then trees.
 STRATEGIES: dict[str, type[Strategy]] = {
-    cls.name: cls for cls in (Greedy, BestOfN, SelfConsistency, WeightedVote, Beam, MCTS)
+    cls.name: cls
+    for cls in (
+        Greedy,
+        BestOfN,
+        SelfConsistency,
+        WeightedVote,
+        Hybrid,
+        RefinedBestOfN,
+        CritiqueRewrite,
+        GuidedGreedy,
+        Beam,
+        AnnealedBeam,
+        Lookahead,
+        DVTS,
+        Rebase,
+        ParticleFiltering,
+        MCTS,
+        UCT,
+        ABMCTS,
+        ReflectiveMCTS,
+        RetrievalMCTS,
+    )
 }
 
 
@@ -25,8 +60,8 @@ def make(name: str, n: int = 16, **settings: Any) -> Strategy:
 
     Args:
         name: one of `STRATEGIES`.
-        n: trajectories for sampling strategies, iterations for MCTS; a beam gets
-            width = expand = sqrt(n), rounded.  Ignored by greedy.
+        n: trajectories, particles or iterations; what grows a frontier gets width = expand = sqrt(n),
+            rounded; what improves trajectories begins with n / 2.  Ignored by greedy.
         settings: further settings of that strategy; they come before ``n``.
 
     Raises:
@@ -34,7 +69,7 @@ def make(name: str, n: int = 16, **settings: Any) -> Strategy:
 
     Example:
         >>> make("beam", n=16)
-        Beam(temperature=1.0, max_depth=32, scoring=..., width=4, expand=4, select='max')
+        Beam(temperature=1.0, max_depth=32, scoring=..., patience=None, relaxed=False, width=4, expand=4, select='max')
         >>> make("mcts", n=8, c=2.0).iterations
         8
     """
@@ -42,35 +77,69 @@ def make(name: str, n: int = 16, **settings: Any) -> Strategy:
         raise ValueError(f"`name` must be one of {', '.join(STRATEGIES)}; got {name!r}.")
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"`n` must be a positive integer; got {n!r}.")
+    return STRATEGIES[name](**(_sizes(name, n) | settings))
+
+
+def _sizes(name: str, n: int) -> dict[str, int]:
+    """Return the settings that give a strategy about ``n`` candidates or iterations."""
     side = max(1, round(math.sqrt(n)))
-    sized: dict[str, dict[str, Any]] = {
-        "greedy": {},
-        "beam": {"width": side, "expand": side},
-        "mcts": {"iterations": n},
-    }
-    return STRATEGIES[name](**(sized.get(name, {"n": n}) | settings))
+    if name == "greedy":
+        return {}
+    if name in ("beam", "lookahead"):
+        return {"width": side, "expand": side}
+    if name == "annealed-beam":
+        return {"width": 2 * side, "expand": side}
+    if name == "dvts":
+        return {"trees": side, "expand": side}
+    if name in ("mcts", "uct", "ab-mcts", "reflective-mcts", "retrieval-mcts"):
+        return {"iterations": n}
+    if name in ("refined-best-of-n", "critique-rewrite"):
+        return {"n": max(1, n // 2)}
+    return {{"guided-greedy": "expand", "particle-filtering": "particles"}.get(name, "n"): n}
 
 
 def advance_all(searches: Iterable[Search]) -> None:
     """Let searches that were told outcomes act on them: `Search.advance` for many."""
+    kinds: dict[type[Search], list[Search]] = {}
     for search in searches:
-        search.advance()
+        kinds.setdefault(type(search), []).append(search)
+    for kind, members in kinds.items():
+        kind.advance_together(members)
 
 
 __all__ = [
+    "ABMCTS",
+    "DVTS",
     "MCTS",
     "STRATEGIES",
+    "UCT",
+    "Action",
+    "AnnealedBeam",
     "Beam",
     "BestOfN",
+    "CritiqueRewrite",
+    "EmbeddingRetriever",
     "Evaluate",
+    "Example",
     "Expand",
     "Greedy",
+    "GuidedGreedy",
+    "Hybrid",
+    "Lookahead",
+    "ParticleFiltering",
+    "Rebase",
+    "RefinedBestOfN",
+    "ReflectiveMCTS",
     "Request",
+    "RetrievalMCTS",
+    "Retriever",
     "Rollout",
+    "Round",
     "Search",
     "SelfConsistency",
     "Strategy",
     "WeightedVote",
     "advance_all",
     "make",
+    "reward_critic",
 ]

@@ -321,6 +321,12 @@ class Search(Growth):
         while (r := self._ready()) is not None:
             self._apply(r)
 
+    @classmethod
+    def advance_together(cls, searches: Sequence[Any]) -> None:
+        """Let several searches of this kind `advance`; where that is cheaper at once, a subclass does so."""
+        for search in searches:
+            search.advance()
+
     def _ready(self) -> Round | None:
         for r in self._rounds:
             if r.told == len(r.nodes):
@@ -425,7 +431,7 @@ class Search(Growth):
 
     def _begin(self, r: Round) -> None:
         """Put a round under way, as much of it as the budget allows."""
-        if self.budget is not None and not self._completed and self.stopped_by is None:
+        if self.budget is not None and self.stopped_by is None and not (self._completed and self.budget.completion):
             reason = self._trim(r, self.budget)
             if reason is not None:
                 self._closing = self._closing or reason
@@ -447,7 +453,7 @@ class Search(Growth):
                 planned.reward_calls += unasked
             else:
                 planned.policy_calls += unasked
-                planned.nodes += sum(earlier.counts) if earlier.place == "tree" else 0
+                planned.nodes += earlier.new_nodes
         reason = budget.exceeded(planned, REWARD_LIMITS if r.kind is Evaluate else POLICY_LIMITS)
         if reason is not None:
             return reason
@@ -457,10 +463,16 @@ class Search(Growth):
             return None
         # One call is held back for the completion, unless this round itself finishes trajectories.
         held = budget.completion and r.kind is Expand and not self._finished
-        r.cut(left["policy_calls"] - held, left["nodes"] if r.place == "tree" else math.inf)
+        r.cut(left["policy_calls"] - held, left["nodes"])
         return None if r.nodes else "policy_calls"
 
     def _apply(self, r: Round) -> None:
+        """Apply a round and begin what follows."""
+        if self.take_in(r):
+            self._fill()
+
+    def take_in(self, r: Round) -> bool:
+        """Apply a round; return whether the search goes on."""
         # Removed first: should an interrupt strike in between, nothing is applied twice.
         self._rounds.remove(r)
         size, finished = len(self.tree), len(self._finished)
@@ -472,7 +484,7 @@ class Search(Growth):
         else:
             ends = self._grow(r)
             if self.stopped_by is not None:
-                return
+                return False
             follow = Search._grown(self, r, ends) if self._completed else self._grown(r, ends)
         if follow is not None and follow.nodes:
             self._begin(follow.follow(r))
@@ -482,9 +494,7 @@ class Search(Growth):
         if fruitful or r.place != "text":  # mere words neither are progress nor tell that there is none
             self._barren = 0 if fruitful else self._barren + 1
         # Trajectories count for convergence at the end of their cycle: before, they have no scores.
-        if self._must_end(0 if follow is not None and follow.nodes else len(r.ended)):
-            return
-        self._fill()
+        return not self._must_end(0 if follow is not None and follow.nodes else len(r.ended))
 
     def _must_end(self, finished: int) -> bool:
         """End the search where it has converged or gets nowhere; return whether it ended."""

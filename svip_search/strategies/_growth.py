@@ -142,7 +142,15 @@ class Growth:
 
     def _add(self, node: int, candidates: list[Candidate], texts: list[str] | None = None) -> int:
         """Append children and return the index of the first: `Tree.add` for many nodes in a row."""
-        first = self.tree.arena.add_children(node, self._priors(candidates))
+        arena, priors = self.tree.arena, self._priors(candidates)
+        try:
+            first = arena.add_children(node, priors)
+        except ValueError:
+            if arena.status[node] != Status.FAILED:
+                raise
+            # Several rounds were under way at this leaf: an earlier one failed, this one did not.
+            arena.set_status([node], Status.OPEN)
+            first = arena.add_children(node, priors)
         self.tree.text += [c.text for c in candidates] if texts is None else texts
         self.tree.log_prob += [c.log_prob for c in candidates]
         self.tree.tokens += [c.tokens for c in candidates]

@@ -155,14 +155,23 @@ class Round:
         self.taken = stop
         return start, stop, n
 
-    def cut(self, calls: float, candidates: float) -> None:
-        """Keep the first nodes, as many as there are calls and candidates for, the last with fewer candidates."""
+    @property
+    def new_nodes(self) -> int:
+        """How many nodes this may add to the tree, where every candidate is a single step."""
+        if self.place != "tree" or self.kind is Evaluate:
+            return 0
+        return sum(self.counts) + sum(map(len, self.tails))
+
+    def cut(self, calls: float, nodes: float) -> None:
+        """Keep as many as there are calls and new nodes for, the last one perhaps with fewer candidates."""
         kept: list[int] = []
         for i, count in enumerate(self.counts):
-            if i >= calls or candidates < 1:
+            if self.place == "tree" and self.kind is not Evaluate:
+                count = int(min(count, nodes - (len(self.tails[i]) if self.tails else 0)))
+                nodes -= count + (len(self.tails[i]) if self.tails else 0)
+            if i >= calls or count < 1:
                 break
-            kept.append(int(min(count, candidates)))
-            candidates -= kept[-1]
+            kept.append(count)
         self.keep(range(len(kept)))
         self.counts = kept
 

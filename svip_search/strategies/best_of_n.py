@@ -9,7 +9,7 @@ from ._base import Rollout, Round, Search, Strategy
 
 
 class SamplingSearch(Search):
-    """Draws trajectories from the root until there are ``n``, ``chunk`` at a time."""
+    """Draws trajectories from the root until there are ``n``, some at a time."""
 
     resumes = True
 
@@ -21,9 +21,14 @@ class SamplingSearch(Search):
         # A policy that gave nothing for the question itself would give nothing again.
         if self._rounds or left <= 0 or self.tree.arena.status[0] == Status.FAILED or self._decided(left):
             return None
-        draws = min(left, getattr(self.config, "chunk", None) or left)
+        draws = min(left, self._chunk or left)
         self._drawn += draws
         return Round(Rollout, [0], draws)
+
+    @property
+    def _chunk(self) -> int | None:
+        """How many trajectories to draw at a time; None draws all at once."""
+        return getattr(self.config, "chunk", None)
 
     def _decided(self, left: int) -> bool:
         """Whether ``left`` further draws cannot change the answer."""
@@ -40,9 +45,11 @@ class BestOfN(Strategy):
 
     Args:
         n: trajectories to draw.
+        chunk: draw and score this many at a time, so that ``patience`` can end the search before all
+            are drawn; None draws all at once.
 
     Notes:
-        One policy call for n candidates and one reward call for each distinct trajectory.
+        One policy call for n candidates (one a chunk) and one reward call for each distinct trajectory.
 
     Reference:
         K. Cobbe et al., "Training verifiers to solve math word problems", arXiv 2110.14168.
@@ -61,3 +68,4 @@ class BestOfN(Strategy):
     search = SamplingSearch
 
     n: int = 16
+    chunk: int | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _core
 from .._tree import Status
 from .._types import Candidate
 from ._base import Evaluate, Expand, Rollout, Round, Scores, Search, Strategy
@@ -22,6 +24,36 @@ class Turn:
     closed: list[int] = field(default_factory=list)  # children with which a trajectory ended
 
 
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What the arena does at the end of a turn: take virtual visits back, carry values up."""
+
+    released: list[int]
+    nodes: list[int]
+    values: Scores
+
+
+def _turn_together(turns: Sequence[tuple[MCTSSearch, Backup, bool]], rule: str) -> None:
+    """Release, back up and select for the trees of many searches in one call."""
+    backups = [backup for _, backup, _ in turns]
+    wanted = [search._wanted() if goes_on and search._closing is None else 0 for search, _, goes_on in turns]
+    leaves, counts = _core.advance_many(
+        [search.tree.arena for search, _, _ in turns],
+        [node for backup in backups for node in backup.released],
+        [len(backup.released) for backup in backups],
+        [node for backup in backups for node in backup.nodes],
+        [len(backup.nodes) for backup in backups],
+        np.concatenate([backup.values for backup in backups]),
+        [float(search.config.c) for search, _, _ in turns],
+        rule,
+        wanted,
+    )
+    stops = np.cumsum(counts)
+    for (search, _, _), count, stop, start in zip(turns, wanted, stops, stops - counts, strict=True):
+        if count:
+            search._selected = leaves[start:stop].tolist()
+
+
 class MCTSSearch(Search):
     """Selects leaves, expands them, evaluates the children, backs their values up."""
 
@@ -31,14 +63,21 @@ class MCTSSearch(Search):
         self.how = self.config.select
         self._turns: list[Turn] = []
         self._iterations = self._busy = 0
+        self._deferred: list[Backup] | None = None  # a list while several searches advance together
+        self._selected: list[int] | None = None
 
     def _choose(self) -> Round | None:
+        leaves, self._selected = self._selected, None
+        if leaves is None:
+            count = self._wanted()
+            leaves = self.tree.arena.select(self.config.c, self.config.rule, count).tolist() if count else []
+        return self._expansion(leaves) if leaves else None
+
+    def _wanted(self) -> int:
+        """Return how many leaves may be selected now."""
         config = self.config
         count = min(config.wave, config.iterations - self._iterations)
-        if not 0 < count <= config.parallel - self._busy:
-            return None
-        leaves = self.tree.arena.select(config.c, config.rule, count).tolist()
-        return self._expansion(leaves) if leaves else None
+        return count if 0 < count <= config.parallel - self._busy else 0
 
     def _expansion(self, leaves: list[int]) -> Round:
         """Return the round that expands some selected leaves."""
@@ -72,8 +111,36 @@ class MCTSSearch(Search):
         turn.held = opened
 
     def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
-        self.tree.arena.release(self._leave(round.tag))
-        self.tree.arena.backup(nodes, self.scoring.value(scores))
+        backup = Backup(self._leave(round.tag), nodes, self.scoring.value(scores))
+        if self._deferred is not None:
+            self._deferred.append(backup)
+            return
+        self.tree.arena.release(backup.released)
+        self.tree.arena.backup(backup.nodes, backup.values)
+
+    @classmethod
+    def advance_together(cls, searches: Sequence[Any]) -> None:
+        """Advance many searches by turns; each turn releases, backs up and selects for all of them in one call."""
+        while ready := [(search, r) for search in searches if (r := search._ready()) is not None]:
+            if len(ready) == 1:
+                ready[0][0].advance()
+                continue
+            turns = [(search, *search._take_in_deferred(r)) for search, r in ready]
+            by_rule: dict[str, list[tuple[Any, Backup, bool]]] = {}
+            for turn in turns:
+                by_rule.setdefault(turn[0].config.rule, []).append(turn)
+            for rule, members in by_rule.items():
+                _turn_together(members, rule)
+            for search, _, goes_on in turns:
+                if goes_on:
+                    search._fill()
+
+    def _take_in_deferred(self, r: Round) -> tuple[Backup, bool]:
+        """Apply a round but for what the arena has to do; return that, and whether the search goes on."""
+        self._deferred = []
+        goes_on = self.take_in(r)
+        deferred, self._deferred = self._deferred, None
+        return (deferred[0] if deferred else Backup([], [], np.empty(0))), goes_on
 
     def _leave(self, turn: Turn) -> list[int]:
         """End a turn; return the nodes that still carry its virtual visits."""
@@ -84,7 +151,8 @@ class MCTSSearch(Search):
     def _abandon(self) -> None:
         for turn in self._turns:
             self.tree.arena.release(turn.held)
-        self._turns = []
+        self.tree.arena.release(self._selected or [])
+        self._turns, self._selected = [], None
 
     def _priors(self, candidates: list[Candidate]) -> NDArray[np.float32]:
         """Return softmax(log_prob / tokens): the policy's preference, whatever the steps' lengths."""

@@ -9,7 +9,7 @@ from .best_of_n import SamplingSearch
 
 
 class WeightedVoteSearch(SamplingSearch):
-    """Draws all trajectories at once."""
+    """Draws trajectories, whose scores are their votes."""
 
     how = "weighted"
 
@@ -26,6 +26,11 @@ class WeightedVote(Strategy):
 
     Args:
         n: trajectories to draw.
+        chunk: draw and score this many at a time, so that ``patience`` can end the search before all
+            are drawn; None draws all at once.
+
+    Notes:
+        One policy call for n candidates (one a chunk) and one reward call for each distinct trajectory.
 
     Reference:
         Y. Li et al., "Making language models better reasoners with step-aware verifier",
@@ -44,3 +49,4 @@ class WeightedVote(Strategy):
     search = WeightedVoteSearch
 
     n: int = 16
+    chunk: int | None = None

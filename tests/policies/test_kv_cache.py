@@ -165,6 +165,60 @@ def test_leaves_of_what_was_used_longest_ago_go_first() -> None:
     assert trie.tokens == 21
 
 
+def test_steps_go_before_prompts() -> None:
+    trie = PrefixTrie(100)
+    old = trie.add_root("p", range(40), slices(40)[0])
+    new = trie.add_root("q", range(40), slices(40)[0])
+    steps = [trie.add(new, text, (1,), slices(8)[0]) for text in "abcdef"]
+    assert old.kv is not None  # used before all the steps
+    assert [step.kv is not None for step in steps] == [False] * 4 + [True] * 2
+    trie.find("q", "e")
+    trie.add(new, "g", (1,), slices(8)[0])
+    assert [step.kv is not None for step in steps[4:]] == [True, False]
+    assert trie.tokens == 96
+
+
+def test_prompts_nobody_asks_for_leave_room_for_steps() -> None:
+    trie = PrefixTrie(80)
+    roots = [trie.add_root(key, range(10), slices(10)[0]) for key in "abcdefgh"]
+    child = trie.add(roots[0], "a step", (1,), slices(5)[0])  # "a" has been used last now
+    assert [root.kv is not None for root in roots] == [True, False] + [True] * 6
+    assert (child.kv is not None, trie.tokens) == (True, 75)
+    for i in range(3):
+        trie.add(roots[7], str(i), (1,), slices(5)[0])
+    assert sum(root.kv is not None for root in roots) == 7
+    assert trie.tokens == 80
+    for key in "ghijklm":
+        trie.add_root(key, range(10), slices(10)[0])
+    assert (roots[0].kv, child.kv) == (None, None)  # a prompt takes its steps along
+
+
+def test_the_only_prompt_stays_as_long_as_there_are_steps() -> None:
+    trie = PrefixTrie(100)
+    root = trie.add_root("p", range(95), slices(95)[0])
+    steps = [trie.add(root, text, (1,), slices(4)[0]) for text in "abc"]
+    assert root.kv is not None
+    assert [step.kv is not None for step in steps] == [False, False, True]
+
+
+def test_forget() -> None:
+    trie = PrefixTrie(100)
+    roots = [trie.add_root(key, range(11), slices(10)[0]) for key in "pq"]
+    leaves = [trie.add(trie.add(r, "a", (1, 2), slices(3)[0]), "b", (1,), slices(2)[0]) for r in roots]
+    trie.forget("unknown")
+    assert (trie.tokens, trie.id_tokens, len(trie)) == (30, 28, 6)
+    trie.forget("p")
+    trie.forget("p")
+    assert (trie.tokens, trie.id_tokens, len(trie)) == (15, 14, 3)
+    assert trie.find("p", ()) == []
+    assert (leaves[0].kv, leaves[0].parent.kv) == (None, None)
+    assert trie.find("q", "ab")[-1] is leaves[1]
+    assert leaves[1].kv is not None
+    trie.add(leaves[0], "c", (1,), slices(1)[0])  # the caller may go on with what it holds
+    assert (trie.tokens, len(trie)) == (15, 3)
+    assert trie.add_root("p", range(11), slices(10)[0]) is not roots[0]
+
+
 def test_a_slice_without_what_comes_before_is_not_kept() -> None:
     trie = PrefixTrie(100)
     root = trie.add_root("q", range(5))
@@ -195,11 +249,16 @@ def test_capacity_is_checked() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 40),
-    st.lists(st.tuples(st.sampled_from("pq"), st.lists(st.sampled_from("ab"), max_size=4)), max_size=30),
+    st.lists(
+        st.tuples(st.sampled_from("pqrs"), st.lists(st.sampled_from("ab"), max_size=4), st.integers(0, 9)), max_size=30
+    ),
 )
-def test_invariants(capacity: int, uses: list[tuple[str, list[str]]]) -> None:
+def test_invariants(capacity: int, uses: list[tuple[str, list[str], int]]) -> None:
     trie = PrefixTrie(capacity, id_capacity=60)
-    for key, prefix in uses:
+    for key, prefix, dice in uses:
+        if dice == 0:
+            trie.forget(key)
+            assert key not in trie.roots
         nodes = trie.find(key, prefix)
         node = nodes[-1] if nodes else trie.add_root(key, range(5))
         trie.attach(nodes[0] if nodes else node, slices(5)[0])
@@ -208,6 +267,7 @@ def test_invariants(capacity: int, uses: list[tuple[str, list[str]]]) -> None:
         known: list[Node] = list(trie)
         assert trie.tokens == sum(n.kv.length for n in known if n.kv is not None) <= capacity
         assert trie.id_tokens == sum(len(n.ids) for n in known) <= 60
+        assert set(trie.roots.values()) == {n for n in known if n.parent is None}
         for n in known:
             assert n.parent is None or n.parent in known
             assert n.kv is None or n.parent is None or n.parent.kv is not None

@@ -20,6 +20,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from svip_search._errors import ImageError, ModelFileError, PolicyError
 from svip_search._types import Candidate, Policy, ProposeRequest, Question
+from svip_search.models.kv_cache import question_key
 from svip_search.models.prompt import build_inputs, encode_step
 from svip_search.policies.transformers_policy import GumbelStream, TransformersPolicy, nucleus
 
@@ -286,6 +287,40 @@ def test_encodes_a_picture_once_and_shares_the_steps(llava: Any) -> None:
         assert spy.pictures == 2
     finally:
         spy.handle.remove()
+
+
+def test_a_call_encodes_a_picture_once_without_any_cache(llava: Any) -> None:
+    policy, spy = policy_for(llava, cache_tokens=0), Spy(llava[0])
+    requests = [ProposeRequest(q, p, 2, 0) for p in ((), ("red",), ("red", "blue")) for q in QUESTIONS[:2]]
+    try:
+        found = policy.propose(requests)
+    finally:
+        spy.handle.remove()
+    assert spy.pictures == 2
+    assert policy._trie.tokens == 0
+    for request, got in zip(requests, found, strict=True):
+        (alone,) = policy.propose([request])
+        assert [[c.text for c in steps] for steps in got] == [[c.text for c in steps] for steps in alone]
+
+
+def test_forget(llava: Any) -> None:
+    policy = policy_for(llava)
+    requests = [ProposeRequest(q, p, 2, 0) for q in QUESTIONS[:2] for p in ((), ("red",))]
+    before = policy.propose(requests)
+    kept = {node for node in policy._trie if node.path()[0] is policy._trie.roots[question_key(QUESTIONS[1])]}
+    policy.forget(QUESTIONS[2])  # unknown
+    assert len(policy._trie) > len(kept)
+    policy.forget(QUESTIONS[0])
+    policy.forget(QUESTIONS[0])
+    assert set(policy._trie) == kept
+    assert policy._trie.tokens == sum(node.kv.length for node in kept if node.kv is not None) > 0
+    spy = Spy(llava[0])
+    try:
+        after = policy.propose(requests)
+    finally:
+        spy.handle.remove()
+    assert spy.pictures == 1  # of the question that was forgotten
+    assert [[[c.text for c in s] for s in r] for r in after] == [[[c.text for c in s] for s in r] for r in before]
 
 
 def test_usage_counts_every_token(llava: Any) -> None:

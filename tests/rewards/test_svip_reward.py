@@ -27,6 +27,7 @@ from svip_search._types import Question, RewardModel
 from svip_search.kernels.triatt import KVTree, triatt
 from svip_search.models.embedded import new_model, new_processor
 from svip_search.models.prompt import build_inputs, encode_step
+from svip_search.rewards._reading import PROMPTS
 from svip_search.rewards._triatt_cot import IMAGE, PADDING, PROMPT, QUESTION, STEP, TriAttCoT
 from svip_search.rewards.svip_reward import SvipReward, image_token
 
@@ -338,6 +339,135 @@ def test_usage():
     assert reward.usage.reward_tokens == prompt + 2 + 2
     assert reward.usage.cached_reward_tokens == 2 * prompt + 2 + 2
     assert reward.usage.reward_calls == 3
+
+
+def items_of_many_kinds():
+    """Return items with prompts of equal and other lengths, a question twice, and paths of all kinds."""
+    longer = Question("what is the first shape ?", images=[picture(7)])
+    return [
+        (QUESTIONS[0], PATHS[:4]),
+        (QUESTIONS[1], [(A,), (), (A, B, D)]),
+        (longer, [(D,), (C_, B, A, D), (C_, D)]),
+        (QUESTIONS[2], []),
+        (QUESTIONS[0], [(A, B), (D, D)]),
+        (QUESTIONS[2], [(A, B), (A, C_)]),
+        (Question("what ?", images=[picture(8)]), [()]),
+    ]
+
+
+@pytest.mark.parametrize("make", [llava, puzzle, qwen])
+@pytest.mark.parametrize("options", [{}, {"batch_size": 2}, {"cache_tokens": 0}, {"cache_tokens": 60}], ids=str)
+def test_merged_calls_equal_separate_ones(make, options):
+    merged, separate = make_reward(make, **options), make_reward(make)
+    items = items_of_many_kinds()
+    merged.evaluate_many(items[1:3])
+    for some in (items, items[::-1]):
+        found = merged.evaluate_many(some)
+        for (question, paths), rewards in zip(some, found, strict=True):
+            assert [r.shape for r in rewards] == [(len(p), 3) for p in paths]
+            assert all(r.dtype == np.float32 for r in rewards)
+            for a, b in zip(rewards, separate.evaluate(question, paths), strict=True):
+                np.testing.assert_allclose(a, b, atol=1e-5)
+        assert merged._trie.tokens <= options.get("cache_tokens", 32_768)
+
+
+def test_merged_calls_count_what_separate_ones_would():
+    merged, separate = make_reward(), make_reward()
+    for items in (items_of_many_kinds(), items_of_many_kinds()[2:], [(QUESTIONS[0], [(B, B)])] * 2):
+        merged.evaluate_many(items)
+        for question, paths in items:
+            separate.evaluate(question, paths)
+        assert merged.usage == separate.usage
+        assert len(merged._trie) == len(separate._trie)
+        assert merged._trie.tokens == separate._trie.tokens
+
+
+def test_questions_share_batches_and_scores(monkeypatch):
+    reward = make_reward(backend="reference")
+    batches, pictures = [], []
+    language, vision = reward.backbone.model.language_model.forward, reward.backbone.model.vision_tower.forward
+
+    def counting(*args, **kwargs):
+        batches.append(tuple(kwargs["inputs_embeds"].shape[:2]))
+        return language(*args, **kwargs)
+
+    def looking(pixels, *args, **kwargs):
+        pictures.append(len(pixels))
+        return vision(pixels, *args, **kwargs)
+
+    monkeypatch.setattr(reward.backbone.model.language_model, "forward", counting)
+    monkeypatch.setattr(reward.backbone.model.vision_tower, "forward", looking)
+    prompt = build_inputs(reward.processor, QUESTIONS[0])["input_ids"].shape[1]
+    kernels.reset_counts()
+    reward.evaluate_many([(q, [(A,), (B,)]) for q in QUESTIONS] + [(QUESTIONS[1], [(B,), (D, C_)])])
+    assert batches == [(3, prompt), (7, 8)]  # a question that comes twice is read once
+    assert kernels.counts() == {"triatt": {"reference": 1}}
+    reward.evaluate_many([(q, [(A,), (B, B)]) for q in QUESTIONS])
+    assert batches[2:] == [(3, 6)]
+    reward.evaluate_many([(q, [(A,), (B, B)]) for q in QUESTIONS])
+    assert len(batches) == 3
+    assert pictures == [3]
+
+
+def test_many_new_prompts_take_several_passes(monkeypatch):
+    reward = make_reward()
+    rows = []
+    vision = reward.backbone.model.vision_tower.forward
+    monkeypatch.setattr(
+        reward.backbone.model.vision_tower, "forward", lambda p, *a, **k: rows.append(len(p)) or vision(p, *a, **k)
+    )
+    many = [Question("what is missing ?", images=[picture(i)]) for i in range(PROMPTS + 3)]
+    two = Question("what is missing ?", images=[picture(0), picture(1)])  # no row of a batch
+    reward.evaluate_many([(q, [(A,)]) for q in [*many, two]])
+    assert rows == [PROMPTS, 3, 2]
+    for question in (many[0], many[-1], two):
+        np.testing.assert_allclose(reward.evaluate(question, [(A,)])[0], whole(reward, question, (A,)), atol=1e-5)
+
+
+def test_degenerate_merged_calls():
+    reward = make_reward()
+    assert reward.evaluate_many([]) == []
+    assert reward.evaluate_many([(QUESTIONS[0], [])]) == [[]]
+    assert [[r.shape for r in one] for one in reward.evaluate_many([(QUESTIONS[0], [()]), (QUESTIONS[1], [])])] == [
+        [(0, 3)],
+        [],
+    ]
+    assert reward.usage.reward_calls == 0
+    with pytest.raises(TypeError, match="`items` must hold pairs of a question and its paths; got "):
+        reward.evaluate_many([QUESTIONS[0]])
+    with pytest.raises(TypeError, match="`paths` must hold tuples of step texts; got 'red'"):
+        reward.evaluate_many([(QUESTIONS[0], [(A,)]), (QUESTIONS[1], ["red"])])
+
+
+def test_a_bad_item_fails_the_call_and_spoils_nothing():
+    reward = make_reward()
+    good = [(QUESTIONS[0], [(A,)]), (QUESTIONS[1], [(A, B)])]
+    reward.evaluate_many(good[:1])
+    usage = reward.usage + type(reward.usage)()
+    with pytest.raises(ImageError):
+        reward.evaluate_many([*good, (Question("what ?", images=["no-such-picture.png"]), [(A,)])])
+    with pytest.raises(RewardError, match=r"a path of \d+ tokens does not fit the 256 positions"):
+        reward.evaluate_many([*good, (QUESTIONS[2], [(A,) * 60])])
+    assert reward.usage == usage
+    assert len(reward._trie) == 2
+    for (question, paths), (found,) in zip(good, reward.evaluate_many(good), strict=True):
+        np.testing.assert_allclose(found, whole(reward, question, paths[0]), atol=1e-5)
+
+
+def test_forget():
+    reward = make_reward()
+    reward.evaluate_many([(q, [(A, B), (D,)]) for q in QUESTIONS[:2]])
+    before, size = reward.usage.reward_tokens, len(reward._trie)
+    reward.forget(QUESTIONS[2])  # unknown
+    assert len(reward._trie) == size
+    reward.forget(QUESTIONS[0])
+    reward.forget(QUESTIONS[0])
+    assert len(reward._trie) == size // 2
+    reward.evaluate(QUESTIONS[1], [(A, B)])
+    assert reward.usage.reward_tokens == before
+    (found,) = reward.evaluate(QUESTIONS[0], [(A, B)])
+    assert reward.usage.reward_tokens > before
+    np.testing.assert_allclose(found, whole(reward, QUESTIONS[0], (A, B)), atol=1e-5)
 
 
 def test_degenerate_calls():

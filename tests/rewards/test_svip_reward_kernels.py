@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from svip_search import Budget, generate_puzzle, kernels, solve
+from svip_search import Budget, ProposeRequest, generate_puzzle, kernels, solve
 from svip_search.models.zoo import load_policy, load_reward
+from svip_search.rewards import _triatt_memory
 from svip_search.rewards._triatt_memory import PagedMemory, TensorMemory
 from svip_search.strategies import make
 
@@ -135,3 +136,70 @@ def test_memory_does_not_grow_with_the_number_of_questions(rewards):
         taken.append(small._memory._pool.bytes)
     assert len(set(taken[5:])) == 1
     assert 2 * taken[-1] < large._memory._pool.bytes
+
+
+def test_pages_go_back_when_a_question_is_forgotten():
+    reward = load_reward("svip-tiny")
+    puzzles = [wild_paths(seed) for seed in (40, 41, 42)]
+    reward.evaluate_many([(question, paths[:6]) for question, paths in puzzles])
+    assert pages_in_use(reward) == pages_of(reward)
+    for question, _ in puzzles:
+        before = pages_in_use(reward)
+        reward.forget(question)
+        assert pages_in_use(reward) == pages_of(reward) < before
+    assert pages_in_use(reward) == len(reward._trie) == reward._trie.tokens == 0
+
+
+def test_questions_in_several_trees(monkeypatch, rewards):
+    monkeypatch.setattr(_triatt_memory, "TREE_NODES", 8)
+    small, large = load_reward("svip-tiny"), rewards["auto"]
+    large.clear()
+    items = [(question, paths[:4]) for question, paths in map(wild_paths, (50, 51, 52))]
+    for item in items[:2]:
+        small.evaluate(*item)
+    kernels.reset_counts()
+    found = small.evaluate_many([(question, [("a new step",), *paths]) for question, paths in items])
+    assert kernels.counts()["triatt"]["cpu"] > 1
+    for (question, paths), (_, *known) in zip(items, found, strict=True):
+        for a, b in zip(known, large.evaluate(question, paths), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-5)
+
+
+class Looks:
+    """Counts the pictures that went through the eye of a model."""
+
+    def __init__(self, model) -> None:
+        self.count = 0
+        self.handle = model.model.eye.register_forward_hook(self.see)
+
+    def see(self, module, inputs, output) -> None:
+        self.count += len(inputs[0])
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_picture_is_encoded_once_however_many_searches_are_open(merged):
+    questions = [generate_puzzle(seed=5, index=i).question for i in range(48)]
+    capacity = len(questions) * 105  # a prompt has up to 93 tokens
+    policy = load_policy("puzzle-nano", cache_tokens=capacity)
+    reward = load_reward("svip-tiny", cache_tokens=capacity)
+    seen = {model: Looks(inner) for model, inner in ((policy, policy.model), (reward, reward.backbone))}
+    paths = [[()] for _ in questions]
+    everything = list(range(len(questions)))
+    for depth in range(3):
+        for group in [everything] if merged else [[i] for i in everything]:
+            asked = [(i, p) for i in group for p in paths[i]]
+            answers = policy.propose([ProposeRequest(questions[i], p, 4, depth, 2.0) for i, p in asked])
+            for i in group:
+                paths[i] = []
+            for (i, prefix), steps in zip(asked, answers, strict=True):
+                paths[i] += [(*prefix, step.text) for (step,) in steps if not step.finished]
+            reward.evaluate_many([(questions[i], paths[i]) for i in group])
+            for i in group:
+                paths[i] = paths[i][:5]
+    for model, looks in seen.items():
+        looks.handle.remove()
+        assert looks.count == len(questions)
+        known = list(model._trie)
+        assert any(node.parent is not None and node.kv is None for node in known)  # steps did have to go
+        assert all(node.kv is not None for node in known if node.parent is None)
+        assert model._trie.tokens <= capacity

@@ -1,0 +1,87 @@
+"""Diverse verifier tree search: greedy searches below different first steps, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .._tree import Status
+from ._base import Expand, Round, Scores, Search, Strategy
+
+
+class DVTSSearch(Search):
+    """Plants a sub-beam at every first step and follows each on its own; ``round.tag`` is that first step."""
+
+    def _setup(self) -> None:
+        self.how = self.config.select
+        self._queue: list[Round] = [Round(Expand, [0], self.config.trees)]
+        self._first_steps = 0
+
+    def _choose(self) -> Round | None:
+        return self._queue.pop(0) if self._queue else None
+
+    def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
+        if round.tag is None:
+            self._plant(nodes)
+        elif nodes:
+            self._descend(nodes[int(scores.argmax())], round.tag)
+
+    def _plant(self, nodes: list[int]) -> None:
+        """Start a sub-beam at each new first step, and draw again as many as were alike."""
+        for node in nodes:
+            self._descend(node, node)
+        before, self._first_steps = self._first_steps, len(self.tree.children(0))
+        missing = self.config.trees - self._first_steps
+        if missing and self._first_steps > before:  # where nothing new came, nothing new is left
+            self._queue.append(Round(Expand, [0], missing))
+
+    def _descend(self, node: int, sub_beam: int) -> None:
+        if self.tree.arena.status[node] == Status.OPEN:
+            self._queue.append(Round(Expand, [node], self.config.expand, tag=sub_beam))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DVTS(Strategy):
+    """Returns the answer of a diverse verifier tree search: one greedy search below each first step.
+
+    ::
+
+        for each of `trees` different children of the root, independently:
+            node = child
+            until node is terminal:
+                node = the best of expand(node) by score    # `expand` candidates; ties: the earlier one
+
+    Args:
+        trees: first steps, each the root of a sub-beam of width 1.
+        expand: candidates a step of each sub-beam.
+        select: how the finished trajectories answer: "max" or "weighted".
+
+    Notes:
+        A step costs each sub-beam 1 policy call and at most `expand` reward calls; no sub-beam waits
+        for another.  First steps that are alike are drawn again, until a draw brings nothing new.
+        Every finished child counts in the end, followed or not.
+
+    Reference:
+        E. Beeching, L. Tunstall, S. Rush, "Scaling test-time compute with open models", Hugging Face,
+        2024, section "Diverse Verifier Tree Search (DVTS)".  There a sub-beam chooses its first step
+        as well among several; here all first steps drawn are followed.
+
+    Example:
+        >>> from svip_search.testing import HashPolicy, HashReward
+        >>> from svip_search import Question, solve
+        >>> strategy = DVTS(trees=3, expand=2)
+        >>> result = solve(Question("Which?"), HashPolicy(depth=3, distinct=True), HashReward(), strategy)
+        >>> len(result.tree.children(0)), len(result.trajectories)
+        (3, 6)
+    """
+
+    name = "dvts"
+    search = DVTSSearch
+
+    trees: int = 4
+    expand: int = 4
+    select: Literal["max", "weighted"] = "max"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choice("select", ("max", "weighted"))
