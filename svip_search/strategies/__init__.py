@@ -61,7 +61,8 @@ def make(name: str, n: int = 16, **settings: Any) -> Strategy:
     Args:
         name: one of `STRATEGIES`.
         n: trajectories, particles or iterations; what grows a frontier gets width = expand = sqrt(n),
-            rounded; what improves trajectories begins with n / 2.  Ignored by greedy.
+            rounded; what improves trajectories begins with n / 2; AB-MCTS, which adds one step at a
+            time, gets 4 n.  Ignored by greedy.
         settings: further settings of that strategy; they come before ``n``.
 
     Raises:
@@ -91,8 +92,10 @@ def _sizes(name: str, n: int) -> dict[str, int]:
         return {"width": 2 * side, "expand": side}
     if name == "dvts":
         return {"trees": side, "expand": side}
-    if name in ("mcts", "uct", "ab-mcts", "reflective-mcts", "retrieval-mcts"):
+    if name in ("mcts", "uct", "reflective-mcts", "retrieval-mcts"):
         return {"iterations": n}
+    if name == "ab-mcts":
+        return {"iterations": 4 * n}  # one step each
     if name in ("refined-best-of-n", "critique-rewrite"):
         return {"n": max(1, n // 2)}
     return {{"guided-greedy": "expand", "particle-filtering": "particles"}.get(name, "n"): n}

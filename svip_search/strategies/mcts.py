@@ -33,7 +33,7 @@ class Backup:
     values: Scores
 
 
-def _turn_together(turns: Sequence[tuple[MCTSSearch, Backup, bool]], rule: str) -> None:
+def _turn_together(turns: Sequence[tuple[MCTSSearch, Backup, bool]], rule: Literal["puct", "uct"]) -> None:
     """Release, back up and select for the trees of many searches in one call."""
     backups = [backup for _, backup, _ in turns]
     wanted = [search._wanted() if goes_on and search._closing is None else 0 for search, _, goes_on in turns]
@@ -126,7 +126,7 @@ class MCTSSearch(Search):
                 ready[0][0].advance()
                 continue
             turns = [(search, *search._take_in_deferred(r)) for search, r in ready]
-            by_rule: dict[str, list[tuple[Any, Backup, bool]]] = {}
+            by_rule: dict[Any, list[tuple[Any, Backup, bool]]] = {}
             for turn in turns:
                 by_rule.setdefault(turn[0].config.rule, []).append(turn)
             for rule, members in by_rule.items():
