@@ -67,8 +67,8 @@ class Run:
         self.watch: Watch | None = None
         #: Whether Ctrl-C is raised again at the end, and models are told which questions they may forget.
         self.raise_interrupt = self.forget = False
-        self._keyboard = False
-        self._error: Exception | None = None
+        self._keyboard = self._threaded = False
+        self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._results: Iterator[tuple[int, Result]] | None = None
@@ -162,7 +162,8 @@ class Run:
                     scheduler.told(call.id, [KeyboardInterrupt()] * (len(call.requests) or len(call.items)))
             yield from self._ended()
         yield from self._ended()
-        self._finish()
+        self._report()
+        self._raise_again()
 
     def _ended(self) -> Iterator[tuple[int, Result]]:
         """Yield the results that are there."""
@@ -184,8 +185,8 @@ class Run:
         if self.watch is not None:
             self.watch(self.stats())
 
-    def _finish(self) -> None:
-        self._report()
+    def _raise_again(self) -> None:
+        """Raise the Ctrl-C that ended the searches, now that their results are out."""
         if self._keyboard and self.raise_interrupt:
             raise KeyboardInterrupt
 
@@ -201,6 +202,8 @@ class Run:
         try:
             while not scheduler.done:
                 self._wake.clear()
+                if self._error is not None and self._threaded and not isinstance(self._error, Exception):
+                    return  # it would end this thread before anybody hears of it
                 if self._error is not None:
                     raise self._error
                 scheduler.admit()
@@ -218,7 +221,7 @@ class Run:
                     await self._pause(bool(tasks))
             for pair in self._ended():
                 yield pair
-            self._finish()
+            self._report()
         finally:
             for task in tasks:
                 task.cancel()
@@ -229,10 +232,14 @@ class Run:
 
     async def _answer(self, caller: _Caller, call: Call) -> None:
         """Make one call and hand its outcome over."""
+        import asyncio
+
         try:
             outcomes, spent = await caller.aanswer(call)
             self._scheduler.told(call.id, outcomes, spent)
-        except Exception as error:  # of this library or of a strategy: nobody awaits the task
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # of this library or of a strategy: nobody awaits the task
             self._error = error
         if self._wake is not None:
             self._wake.set()
@@ -254,6 +261,7 @@ class Run:
         """Drive an event loop of its own, from a thread that may have one running."""
         import asyncio
 
+        self._threaded = True
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="svip-search", daemon=True)
         thread.start()
@@ -265,6 +273,9 @@ class Run:
                         pair = future.result()
                         break
                     except StopAsyncIteration:
+                        if self._error is not None:
+                            raise self._error from None
+                        self._raise_again()
                         return
                     except KeyboardInterrupt:
                         if self._keyboard or future.done():
@@ -273,10 +284,21 @@ class Run:
                         self.stop()
                 yield pair
         finally:
-            asyncio.run_coroutine_threadsafe(self.aclose(), loop).result()
+            asyncio.run_coroutine_threadsafe(self._shut_down(), loop).result()
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
+
+
+    async def _shut_down(self) -> None:
+        """End whatever still runs in this event loop, an answer that is being waited for included."""
+        import asyncio
+
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.aclose()
 
 
 class _Caller:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svip_search import Candidate, ModelFileError, ProposeRequest, Question, solve
+from svip_search import STRATEGIES, Candidate, ModelFileError, ProposeRequest, Question, solve
 from svip_search.cli import main
 from svip_search.cli._arguments import add_dataclass_flags, comma_list, dataclass_from_flags
 from svip_search.cli._show import console, plain, show_result
@@ -375,3 +375,33 @@ def test_help_of_all_commands_without_torch() -> None:
     before = "torch" in sys.modules
     build_parser(["solve"])
     assert ("torch" in sys.modules) == before
+
+
+def test_retrieval_takes_worked_examples_from_a_file(run: Run, picture: str, tmp_path: Path) -> None:
+    ask = ["solve", picture, "Which?", "--options", "a,b", "--strategy", "retrieval-mcts", "--n", 2, "--quiet"]
+    code, _, err = run(*ask)
+    assert code == 2
+    assert "--examples: must be given" in err
+    file = tmp_path / "examples.jsonl"
+    for text, complaint in (("", "holds no examples"), ('{"question": "q"}\n', "example 1"), ("[1]\n", "example 1")):
+        file.write_text(text, encoding="utf-8")
+        code, _, err = run(*ask, "--examples", file)
+        assert code == 2
+        assert complaint in err
+    assert "cannot read" in run(*ask, "--examples", tmp_path)[2]
+    file.write_text('{"question": "Which?", "steps": ["Look."], "answer": "a"}\n', encoding="utf-8")
+    code, out, _ = run(*ask, "--examples", file)
+    assert code == 0
+    assert out.strip() in ("a", "b")
+    code, _, err = run("evaluate", write_questions(tmp_path), "--strategies", "retrieval-mcts")
+    assert code == 2
+    assert "needs worked examples" in err
+
+
+def test_every_strategy_solves_from_the_command_line(run: Run, picture: str) -> None:
+    for name in STRATEGIES:
+        if name != "retrieval-mcts":
+            ask = ("solve", picture, "Which?", "--options", "a,b", "--strategy", name, "--n", 4, "--patience", 3)
+            code, out, _ = run(*ask, "--quiet")
+            assert code == 0, name
+            assert out.strip() in ("a", "b")

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -415,3 +416,56 @@ def test_bad_tasks_are_refused_before_anything_runs():
         solve_many(QUESTIONS, HashPolicy(), HashReward(), run_budget=5)
     with pytest.raises(TypeError, match="single"):
         solve_many(Task(QUESTIONS[0]), HashPolicy(), HashReward())
+
+
+class Sleeping:
+    """An asynchronous policy on the real clock."""
+
+    def __init__(self, seconds=0.01):
+        self.seconds = seconds
+
+    async def apropose(self, requests):
+        await asyncio.sleep(self.seconds)
+        return HashPolicy().propose(requests)
+
+
+def press_ctrl_c(after, times=1):
+    def press():
+        for _ in range(times):
+            time.sleep(after)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to a thread")
+def test_ctrl_c_ends_searches_over_asynchronous_models_and_is_raised_at_the_end():
+    found = []
+    thread = press_ctrl_c(0.3)
+    with pytest.raises(KeyboardInterrupt):
+        found.extend(solve_many(QUESTIONS[:3], Sleeping(), HashReward(), MCTS(iterations=10_000)))
+    thread.join()
+    assert sorted(index for index, _ in found) == [0, 1, 2]
+    assert {result.stopped_by for _, result in found} == {"interrupted"}
+    assert all(result.answer for _, result in found)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals to a thread")
+def test_a_second_ctrl_c_does_not_wait_for_a_model_that_hangs():
+    thread = press_ctrl_c(0.3, times=2)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(solve_many(QUESTIONS[:1], Sleeping(3600.0), HashReward(), MCTS()))
+    assert time.monotonic() - start < 30
+    thread.join()
+
+
+def test_a_policy_that_raises_what_is_no_exception_does_not_hang():
+    class Exiting:
+        async def apropose(self, requests):
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        list(solve_many(QUESTIONS[:2], Exiting(), HashReward(), "best-of-n"))

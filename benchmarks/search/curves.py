@@ -4,10 +4,11 @@
     python benchmarks/search/curves.py report --records runs/curves                      # record, table, plot
 
 Every strategy is run at the sizes that `make(name, n)` gives it for n = 1, 2, 4 ... 64 (1, 4 ... 256 where width
-and expansion are square roots of n), without a budget, and its real cost is counted: tokens that the policy generated and the reward model computed, and wall-clock seconds of a
-run of all questions on one thread divided by their number.  The table then compares at equal cost: for the
-tokens that best-of-n took, the best size of each strategy that cost no more (chosen by its cost, not by its
-accuracy).  Every strategy and size pays for its own work: models forget in between.
+and expansion are square roots of n), without a budget, and its real cost is counted: tokens that the policy
+generated and the reward model computed, and wall-clock seconds of a run of all questions on one thread divided by
+their number.  The table then compares at equal cost: for the tokens that best-of-n took, the largest size of each
+strategy that cost no more (chosen by its cost, not by its accuracy).  Every strategy and size pays for its own
+work: models forget in between.
 
 ``--part 0/2`` does every second question, so that several processes can share the work.
 """
@@ -248,7 +249,7 @@ def plot(points: list[dict[str, Any]], policy: str, questions: int, path: Path) 
             axis.legend(fontsize=8, loc="lower right")
         axes[row][0].set_ylabel("right answers, %")
     figure.suptitle(
-        f"{policy} with svip-tiny on {questions} puzzles; each line a strategy at growing size; bands are 95 % intervals"
+        f"{policy} with svip-tiny on {questions} puzzles; a line is a strategy as it grows, bands are 95 % intervals"
     )
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -21,7 +21,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--strategies", type=comma_list, metavar="A,B,...",
         default=["greedy", "self-consistency", "best-of-n", "weighted", "beam", "mcts"],
-        help="which strategies (default: all)",
+        help="which strategies, see `svip-search solve --help` (default: %(default)s)",
     )  # fmt: skip
     add_search_flags(parser)
     parser.add_argument("--limit", type=positive_int, metavar="N", help="so many, from all families")
@@ -51,6 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.strategies:
         if name not in STRATEGIES:
             raise UsageError(f"argument --strategies: must be among {', '.join(STRATEGIES)}; got {name!r}")
+        if name == "retrieval-mcts":
+            raise UsageError("argument --strategies: 'retrieval-mcts' needs worked examples, see `svip-search solve`")
     questions = load_puzzlevqa(arguments.folder)
     if arguments.limit is not None:
         questions = spread(questions, arguments.limit)

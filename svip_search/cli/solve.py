@@ -8,6 +8,7 @@ from typing import Any
 
 from .._images import open_image
 from .._types import Question, Result
+from ..strategies import STRATEGIES, EmbeddingRetriever, Example
 from ._arguments import (
     UsageError,
     comma_list,
@@ -32,7 +33,11 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--options", type=comma_list, default=[], metavar="A,B", help="admissible answers")
     parser.add_argument("--answer", help="the true answer, to compare with; no model sees it")
     add_search_flags(parser)
-    parser.add_argument("--strategy", default="mcts", help="how to search (default mcts)")
+    parser.add_argument("--strategy", default="mcts", help=f"how to search (mcts): {', '.join(STRATEGIES)}")
+    parser.add_argument("--patience", type=positive_int, metavar="N",
+                        help="end once N more trajectories have not changed the answer")  # fmt: skip
+    parser.add_argument("--examples", metavar="FILE", help="for retrieval-mcts: worked examples, one JSON object a "
+                        "line with question, steps and answer")  # fmt: skip
     parser.add_argument("--temperature", type=non_negative_float, help="of the policy's sampling (default 1)")
     budget = parser.add_argument_group("budget")
     budget.add_argument("--budget-tokens", type=positive_int, metavar="N", help="policy and reward tokens")
@@ -83,13 +88,16 @@ def _solved(arguments: argparse.Namespace) -> Result:
     """Check everything that is cheap to check, then load the models and search."""
     from .._budget import Budget
     from .._solve import solve
-    from ..strategies import STRATEGIES, make
+    from ..strategies import make
     from ._show import console
 
     if arguments.strategy not in STRATEGIES:
         names = ", ".join(STRATEGIES)
         raise UsageError(f"argument --strategy: must be one of {names}; got {arguments.strategy!r}")
-    settings = {} if arguments.temperature is None else {"temperature": arguments.temperature}
+    wanted = {"temperature": arguments.temperature, "patience": arguments.patience}
+    settings: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    if arguments.strategy == "retrieval-mcts":
+        settings["retriever"] = _retriever(arguments.examples)
     strategy = make(arguments.strategy, n=arguments.n, **settings)
     budget = Budget(tokens=arguments.budget_tokens, seconds=arguments.budget_seconds)
     picture = open_image(arguments.image)
@@ -100,6 +108,29 @@ def _solved(arguments: argparse.Namespace) -> Result:
         policy, reward = load_models(arguments.policy, arguments.reward, needs_reward=strategy.needs_reward)
         status.update(f"searching with {arguments.strategy}")
         return solve(question, policy, reward, strategy, budget, seed=arguments.seed)
+
+
+def _retriever(path: str | None) -> EmbeddingRetriever:
+    """Return a retriever over the worked examples of a file."""
+    if path is None:
+        raise UsageError("argument --examples: must be given for the strategy retrieval-mcts")
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line for line in file if line.strip()]
+    except (OSError, ValueError) as error:
+        raise UsageError(f"argument --examples: cannot read '{path}': {error}") from None
+    if not lines:
+        raise UsageError(f"argument --examples: '{path}' holds no examples")
+    return EmbeddingRetriever([_example(path, number, line) for number, line in enumerate(lines, 1)])
+
+
+def _example(path: str, number: int, line: str) -> Example:
+    try:
+        row = json.loads(line)
+        return Example(row["question"], tuple(row["steps"]), str(row["answer"]))
+    except (ValueError, TypeError, KeyError):
+        what = f"'{path}', example {number}, must be an object with question, steps and answer"
+        raise UsageError(f"argument --examples: {what}; got {line.strip()[:60]}") from None
 
 
 class _Silent:

@@ -32,6 +32,8 @@ from ._records import Record, RecordFile
 from ._report import Report, build_report
 from ._shuffled import ShuffledReward
 
+#: What is compared unless told otherwise.
+USUAL = ("greedy", "self-consistency", "best-of-n", "weighted", "beam", "mcts")
 #: Strategies that only differ in how they answer from the shared samples.
 SAMPLED = {"self-consistency": "majority", "best-of-n": "max", "weighted": "weighted"}
 #: Sizes with which searches come near the tokens of n samples: siblings with the same text are one
@@ -49,7 +51,7 @@ def evaluate(
     questions: Sequence[Question],
     policy: Policy,
     reward: RewardModel | None = None,
-    strategies: Sequence[str] = tuple(STRATEGIES),
+    strategies: Sequence[str] = USUAL,
     n: int = 16,
     seed: int = 0,
     *,
@@ -153,6 +155,8 @@ def _check(
     for name in names:
         if name not in STRATEGIES:
             raise ValueError(f"`strategies` must be among {', '.join(STRATEGIES)}; got {name!r}.")
+        if name == "retrieval-mcts":
+            raise ValueError("`strategies` must not name 'retrieval-mcts', which needs a retriever of its own.")
         if STRATEGIES[name].needs_reward and reward is None:
             raise ValueError(f"`reward` must be given for the strategy {name!r}; got None.")
     for name, value in (("n", n), ("batch", batch)):
