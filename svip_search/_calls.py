@@ -77,7 +77,8 @@ async def _within(answer: Awaitable[Any], timeout: float | None) -> Any:
     import asyncio  # only where coroutines are awaited is its cost due
 
     try:
-        return await asyncio.wait_for(answer, timeout)
+        async with asyncio.timeout(timeout):  # not wait_for, whose task would let a SystemExit stop the loop
+            return await answer
     except TimeoutError:
         raise TimeoutError(f"no answer within {timeout:g} s") from None
 
