@@ -1,7 +1,8 @@
 """What holds for every strategy: determinism, the protocol, and faults that never end a search."""
 
+import math
 import pickle
-from dataclasses import replace
+from dataclasses import fields, replace
 from random import Random
 
 import checks
@@ -12,12 +13,17 @@ from hypothesis import strategies as st
 
 from svip_search import (
     MCTS,
+    STRATEGIES,
     Beam,
     BestOfN,
+    Budget,
     Candidate,
+    EmbeddingRetriever,
     Evaluate,
+    Example,
     Expand,
     Greedy,
+    ParticleFiltering,
     Question,
     SelfConsistency,
     Tree,
@@ -232,3 +238,29 @@ def test_a_strategy_that_cannot_go_on_from_a_tree_says_so():
 
     with pytest.raises(ValueError, match="`tree` must be None for 'once'"):
         Once().start(QUESTION, tree=Tree())
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_impossible_settings_are_refused_by_name(name):
+    cls = STRATEGIES[name]
+    settings = (
+        {"retriever": EmbeddingRetriever([Example("How many?", ("Count.",), "4")])} if "retrieval" in name else {}
+    )
+    counts = [f.name for f in fields(cls) if f.type == "int" and f.name not in ("steps", "retries")]
+    for setting in ("max_depth", "patience", *counts):
+        for value in (0, -3, 1.5, True, "4"):
+            with pytest.raises((ValueError, TypeError), match=f"`{setting}`"):
+                cls(**settings, **{setting: value})
+    for value in (-1, math.nan, math.inf, "hot", None):
+        with pytest.raises((ValueError, TypeError), match="`temperature`"):
+            cls(**settings, temperature=value)
+    with pytest.raises(TypeError, match="`relaxed`"):
+        cls(**settings, relaxed=1)
+    if any(f.name == "select" for f in fields(cls)):
+        with pytest.raises(ValueError, match="`select`"):
+            cls(**settings, select="best")
+
+
+def test_more_particles_than_the_budget_has_nodes_for_are_refused():
+    with pytest.raises(ValueError, match="`particles` must not exceed the budget's `nodes`, 5; got 8"):
+        ParticleFiltering(particles=8).start(QUESTION, budget=Budget(nodes=5))
