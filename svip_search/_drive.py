@@ -289,7 +289,6 @@ class Run:
             thread.join()
             loop.close()
 
-
     async def _shut_down(self) -> None:
         """End whatever still runs in this event loop, an answer that is being waited for included."""
         import asyncio

@@ -5,8 +5,8 @@
 
 Every strategy is run at the sizes that `make(name, n)` gives it for n = 1, 2, 4 ... 64 (1, 4 ... 256 where width
 and expansion are square roots of n), without a budget, and its real cost is counted: tokens that the policy
-generated and the reward model computed, and wall-clock seconds of a run of all questions on one thread divided by
-their number.  The table then compares at equal cost: for the tokens that best-of-n took, the largest size of each
+generated and the reward model computed, and processor seconds of a run of all questions on one thread divided by
+their number (the wall-clock of a machine that does nothing else).  The table then compares at equal cost: for the tokens that best-of-n took, the largest size of each
 strategy that cost no more (chosen by its cost, not by its accuracy).  Every strategy and size pays for its own
 work: models forget in between.
 
@@ -107,10 +107,10 @@ def run_one(questions: list[Question], policy: Any, reward: Any, name: str, n: i
     policy.clear()
     reward.clear()
     strategy = strategy_of(name, n)
-    start = time.perf_counter()
+    start, start_wall = time.process_time(), time.perf_counter()
     run = ss.solve_many(tasks_of(questions, strategy), policy, reward, schedule=Schedule(searches=SEARCHES))
     results = dict(run)
-    seconds = time.perf_counter() - start
+    seconds, wall = time.process_time() - start, time.perf_counter() - start_wall
     found = [results[i] for i in range(len(questions))]
     return {
         "strategy": name,
@@ -122,6 +122,7 @@ def run_one(questions: list[Question], policy: Any, reward: Any, name: str, n: i
         "reward_tokens": [r.usage.reward_tokens for r in found],
         "degraded": sum(bool(r.degraded) for r in found),
         "seconds": round(seconds, 3),
+        "wall": round(wall, 3),
         "reward_batch": run.stats().reward.mean_size,
     }
 

@@ -164,6 +164,8 @@ class Search(Growth):
     how: Select = "max"
     #: Whether `Strategy.start` takes a tree.
     resumes: ClassVar[bool] = False
+    #: Whether `_scored` leaves the arena's part to `_act_together` while ``_deferring``.
+    batched: ClassVar[bool] = False
 
     def __init__(
         self, config: Any, question: Question, seed: int = 0, budget: Budget | None = None, tree: Tree | None = None
@@ -179,7 +181,7 @@ class Search(Growth):
         self._out = 0  # nodes asked and not told
         self._begun = self._barren = self._unchanged = 0
         self._leading: str | None = None
-        self._completed = False
+        self._completed = self._deferring = False
         if tree is not None:
             self.take_over(tree)
         self._inherited = len(self.tree) - 1
@@ -323,9 +325,33 @@ class Search(Growth):
 
     @classmethod
     def advance_together(cls, searches: Sequence[Any]) -> None:
-        """Let several searches of this kind `advance`; where that is cheaper at once, a subclass does so."""
-        for search in searches:
-            search.advance()
+        """Let several searches of this kind `advance`, turn by turn where the arena can serve them in one call."""
+        if not cls.batched:
+            for search in searches:
+                search.advance()
+            return
+        while ready := [(search, r) for search in searches if (r := search._ready()) is not None]:
+            if len(ready) == 1:
+                ready[0][0].advance()
+                continue
+            turns = [(search, search._take_in_deferred(r)) for search, r in ready]
+            cls._act_together(turns)
+            for search, goes_on in turns:
+                if goes_on:
+                    search._fill()
+
+    def _take_in_deferred(self, r: Round) -> bool:
+        """Apply a round but for what the arena has to do in the end; return whether the search goes on."""
+        self._deferring = True
+        try:
+            return self.take_in(r)
+        finally:
+            self._deferring = False
+
+    @classmethod
+    def _act_together(cls, turns: Sequence[tuple[Any, bool]]) -> None:
+        """Do for many searches, each of which goes on or not, what their `_scored` has deferred."""
+        raise NotImplementedError
 
     def _ready(self) -> Round | None:
         for r in self._rounds:

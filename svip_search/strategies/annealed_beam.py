@@ -17,10 +17,14 @@ class AnnealedBeamSearch(BeamSearch):
         self._share = 1.0  # of the beam, not taken by trajectories that have finished
 
     def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
-        places = self._width = max(1, self._places())
+        self._width = max(1, self._places())
         super()._scored(round, nodes, scores)
-        self._share *= self._width / places
         self._step += 1
+
+    def _keep(self, kept: list[int]) -> None:
+        places = self._width
+        super()._keep(kept)
+        self._share *= self._width / places
 
     def _places(self) -> int:
         """Return how many nodes may be kept now."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import _core
 from .._tree import Status
 from ._base import Expand, Round, Scores, Search, Strategy
 
@@ -15,11 +17,12 @@ from ._base import Expand, Round, Scores, Search, Strategy
 class BeamSearch(Search):
     """Grows the whole frontier, keeps the best of all children."""
 
-    resumes = True
+    resumes = batched = True
 
     def _setup(self) -> None:
         self.how = self.config.select
         self._width: int = self.config.width
+        self._candidates: tuple[NDArray[np.int32], Scores] | None = None  # to be kept or not
         opened = np.flatnonzero(self.tree.arena.status == Status.OPEN).astype(np.int32)
         self._frontier: list[int] = self._best(opened, self.scores_of(opened)) if len(opened) else []
 
@@ -33,9 +36,32 @@ class BeamSearch(Search):
         return Round(Expand, frontier, self.config.expand) if frontier else None
 
     def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
-        if not nodes or self._width < 1:
+        if nodes and self._width >= 1:
+            self._candidates = np.asarray(nodes, np.int32), scores
+            if not self._deferring:
+                self._keep(self._best(*self._candidates))
+
+    @classmethod
+    def _act_together(cls, turns: Sequence[tuple[Any, bool]]) -> None:
+        """Keep the best candidates of many searches, found in one call."""
+        searches = [search for search, _ in turns if search._candidates is not None]
+        if not searches:
             return
-        kept = self._best(np.asarray(nodes, np.int32), scores)
+        nodes, scores = zip(*(search._candidates for search in searches), strict=True)
+        kept, counts = _core.top_k_many(
+            [search.tree.arena for search in searches],
+            np.concatenate(nodes),
+            [len(one) for one in nodes],
+            np.concatenate(scores),
+            [search._width for search in searches],
+        )
+        stops = np.cumsum(counts)
+        for search, start, stop in zip(searches, stops - counts, stops, strict=True):
+            search._keep(kept[start:stop].tolist())
+
+    def _keep(self, kept: list[int]) -> None:
+        """Make the nodes that are kept the new frontier, without those that have finished."""
+        self._candidates = None
         status = self.tree.arena.status
         self._frontier = [node for node in kept if status[node] != Status.TERMINAL]
         self._width -= len(kept) - len(self._frontier)

@@ -14,7 +14,6 @@ from .._tree import Status
 from .._types import Candidate
 from ._base import Evaluate, Expand, Rollout, Round, Scores, Search, Strategy
 
-
 _OPEN = int(Status.OPEN)  # comparing with the member itself costs ten times as much
 
 
@@ -36,37 +35,19 @@ class Backup:
     values: Scores
 
 
-def _turn_together(turns: Sequence[tuple[MCTSSearch, Backup, bool]], rule: Literal["puct", "uct"]) -> None:
-    """Release, back up and select for the trees of many searches in one call."""
-    backups = [backup for _, backup, _ in turns]
-    wanted = [search._wanted() if goes_on and search._closing is None else 0 for search, _, goes_on in turns]
-    leaves, counts = _core.advance_many(
-        [search.tree.arena for search, _, _ in turns],
-        [node for backup in backups for node in backup.released],
-        [len(backup.released) for backup in backups],
-        [node for backup in backups for node in backup.nodes],
-        [len(backup.nodes) for backup in backups],
-        np.concatenate([backup.values for backup in backups]),
-        [float(search.config.c) for search, _, _ in turns],
-        rule,
-        wanted,
-    )
-    stops = np.cumsum(counts)
-    for (search, _, _), count, stop, start in zip(turns, wanted, stops, stops - counts, strict=True):
-        if count:
-            search._selected = leaves[start:stop].tolist()
+_NOTHING = Backup([], [], np.empty(0))
 
 
 class MCTSSearch(Search):
     """Selects leaves, expands them, evaluates the children, backs their values up."""
 
-    resumes = True
+    resumes = batched = True
 
     def _setup(self) -> None:
         self.how = self.config.select
         self._turns: list[Turn] = []
         self._iterations = self._busy = 0
-        self._deferred: list[Backup] | None = None  # a list while several searches advance together
+        self._deferred: Backup | None = None
         self._selected: list[int] | None = None
 
     def _choose(self) -> Round | None:
@@ -118,35 +99,41 @@ class MCTSSearch(Search):
 
     def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
         backup = Backup(self._leave(round.tag), nodes, self.scoring.value(scores))
-        if self._deferred is not None:
-            self._deferred.append(backup)
+        if self._deferring:
+            self._deferred = backup
             return
         self.tree.arena.release(backup.released)
         self.tree.arena.backup(backup.nodes, backup.values)
 
     @classmethod
-    def advance_together(cls, searches: Sequence[Any]) -> None:
-        """Advance many searches by turns; each turn releases, backs up and selects for all of them in one call."""
-        while ready := [(search, r) for search in searches if (r := search._ready()) is not None]:
-            if len(ready) == 1:
-                ready[0][0].advance()
-                continue
-            turns = [(search, *search._take_in_deferred(r)) for search, r in ready]
-            by_rule: dict[Any, list[tuple[Any, Backup, bool]]] = {}
-            for turn in turns:
-                by_rule.setdefault(turn[0].config.rule, []).append(turn)
-            for rule, members in by_rule.items():
-                _turn_together(members, rule)
-            for search, _, goes_on in turns:
-                if goes_on:
-                    search._fill()
+    def _act_together(cls, turns: Sequence[tuple[Any, bool]]) -> None:
+        """Release, back up and select for the trees of many searches: one call for each rule."""
+        for rule in ("puct", "uct"):
+            members = [turn for turn in turns if turn[0].config.rule == rule]
+            if members:
+                cls._turn_together(members, rule)
 
-    def _take_in_deferred(self, r: Round) -> tuple[Backup, bool]:
-        """Apply a round but for what the arena has to do; return that, and whether the search goes on."""
-        self._deferred = []
-        goes_on = self.take_in(r)
-        deferred, self._deferred = self._deferred, None
-        return (deferred[0] if deferred else Backup([], [], np.empty(0))), goes_on
+    @staticmethod
+    def _turn_together(turns: Sequence[tuple[Any, bool]], rule: Literal["puct", "uct"]) -> None:
+        searches = [search for search, _ in turns]
+        backups = [search._deferred or _NOTHING for search in searches]
+        wanted = [search._wanted() if goes_on and search._closing is None else 0 for search, goes_on in turns]
+        leaves, counts = _core.advance_many(
+            [search.tree.arena for search in searches],
+            [node for backup in backups for node in backup.released],
+            [len(backup.released) for backup in backups],
+            [node for backup in backups for node in backup.nodes],
+            [len(backup.nodes) for backup in backups],
+            np.concatenate([backup.values for backup in backups]),
+            [float(search.config.c) for search in searches],
+            rule,
+            wanted,
+        )
+        stops = np.cumsum(counts)
+        for search, count, start, stop in zip(searches, wanted, stops - counts, stops, strict=True):
+            search._deferred = None
+            if count:
+                search._selected = leaves[start:stop].tolist()
 
     def _leave(self, turn: Turn) -> list[int]:
         """End a turn; return the nodes that still carry its virtual visits."""
