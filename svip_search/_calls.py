@@ -14,6 +14,7 @@ from ._budget import Usage
 from ._errors import PolicyError, RewardError
 from ._types import Policy, Prefix, ProposeRequest, Question, RewardModel
 
+_NOTHING = Usage()
 #: Paths of one question: what a reward model is asked.
 Item = tuple[Question, Sequence[Prefix]]
 
@@ -110,6 +111,8 @@ def reported(model: Any) -> Usage:
 
 def share(spent: Usage, weights: Sequence[int]) -> list[Usage]:
     """Split whole numbers in proportion to the weights, so that they add up exactly."""
+    if spent == _NOTHING:
+        return [Usage() for _ in weights]
     total, position, shares = sum(weights), 0, []
     for weight in weights:
         part = Usage()

@@ -69,6 +69,7 @@ class Run:
         self.raise_interrupt = self.forget = False
         self._keyboard = self._threaded = False
         self._error: BaseException | None = None
+        self._answers: list[tuple[int, list[Any], Usage]] = []  # that have come and were not taken yet
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._results: Iterator[tuple[int, Result]] | None = None
@@ -206,6 +207,7 @@ class Run:
                     return  # it would end this thread before anybody hears of it
                 if self._error is not None:
                     raise self._error
+                self._take_answers()
                 scheduler.admit()
                 self._ask_interrupt()
                 for model, caller in self._callers.items():
@@ -218,7 +220,7 @@ class Run:
                     for pair in self._ended():
                         yield pair
                 elif not scheduler.done:
-                    await self._pause(bool(tasks))
+                    await self._pause(any(not task.done() for task in tasks))
             for pair in self._ended():
                 yield pair
             self._report()
@@ -231,18 +233,25 @@ class Run:
             self._loop = None
 
     async def _answer(self, caller: _Caller, call: Call) -> None:
-        """Make one call and hand its outcome over."""
+        """Make one call and note its outcome."""
         import asyncio
 
         try:
             outcomes, spent = await caller.aanswer(call)
-            self._scheduler.told(call.id, outcomes, spent)
+            self._answers.append((call.id, outcomes, spent))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # of this library or of a strategy: nobody awaits the task
             self._error = error
         if self._wake is not None:
             self._wake.set()
+
+    def _take_answers(self) -> None:
+        """Hand over what has come since the last time, and let all searches concerned go on together."""
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            self._scheduler.hear(*answer)
+        self._scheduler.advance()
 
     async def _pause(self, working: bool) -> None:
         """Wait until an answer comes, or something is due."""
@@ -360,12 +369,20 @@ class _Caller:
             self._thread.shutdown(wait=False, cancel_futures=True)
 
 
+def _declared(model: Any, name: str, attribute: str, default: int) -> int:
+    """Return what a model says about itself."""
+    value = getattr(model, attribute, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must have a positive integer `{attribute}`, or none; got {value!r}.")
+    return value
+
+
 def policy_lane(policy: Any, schedule: Schedule) -> Lane:
     """Return the queue of the policy, as large as the schedule or the policy says."""
     if not callable(getattr(policy, "apropose", None)):
         slots = schedule.policy_slots or schedule.policy_batch
         return Lane("policy", min(schedule.policy_batch, slots), slots, 1, schedule.policy_wait)
-    slots = schedule.policy_slots or int(getattr(policy, "slots", SLOTS))
+    slots = schedule.policy_slots or _declared(policy, "policy", "slots", SLOTS)
     return Lane("policy", slots, slots, math.inf, 0.0, single=True)
 
 
@@ -376,6 +393,6 @@ def reward_lane(reward: Any, schedule: Schedule) -> Lane:
         slots = schedule.reward_slots or batch
         return Lane("reward", min(batch, slots), slots, 1, schedule.reward_wait)
     # Requests that come while a call is out make up the next one; a model may say that it answers several at once.
-    calls = int(getattr(reward, "calls", 1))
+    calls = _declared(reward, "reward", "concurrent_calls", 1)
     slots = schedule.reward_slots or batch * calls
     return Lane("reward", min(batch, slots), slots, calls, schedule.reward_wait)

@@ -226,6 +226,7 @@ class Scheduler:
         self._late = Usage()
         self._deadlines: list[tuple[float, int]] = []
         self._calls: dict[int, Call] = {}
+        self._heard: dict[int, Job] = {}
         self._total = total
 
     def begin(self, clock: Clock) -> None:
@@ -341,11 +342,17 @@ class Scheduler:
         call.parts.append((job, request, count))
         call.size += size
         job.served += size
-        self._settle(job)
+        if self.run_budget is not None:
+            self._settle(job)
         lane.push(job, now)
 
     def told(self, call_id: int, outcomes: Sequence[Any], spent: Usage | None = None) -> None:
-        """Hand the outcomes of a call to their searches; a call that was told already is ignored.
+        """Hand the outcomes of a call to their searches, and let these go on: `hear`, then `advance`."""
+        self.hear(call_id, outcomes, spent)
+        self.advance()
+
+    def hear(self, call_id: int, outcomes: Sequence[Any], spent: Usage | None = None) -> None:
+        """Take in the outcomes of a call; a call that was told already is ignored.
 
         Args:
             call_id: of a `Call`.
@@ -363,7 +370,6 @@ class Scheduler:
         self.lanes[call.model].leave(call, self.clock())
         shares = share(_reported_part(call.model, spent or Usage()), [count for _, _, count in call.parts])
         position = 0
-        heard: list[Job] = []
         for i, (job, request, count) in enumerate(call.parts):
             outcome: Any = outcomes[i] if call.model == "reward" else list(outcomes[position : position + count])
             position += count
@@ -375,13 +381,13 @@ class Scheduler:
                 continue
             job.search.charge(shares[i])
             job.search.hear(request.id, outcome)
-            heard.append(job)
-        self._advance(heard)
+            self._heard[job.index] = job
 
-    def _advance(self, jobs: list[Job]) -> None:
-        jobs = list({id(job): job for job in jobs}.values())
-        advance_all([job.search for job in jobs])
-        for job in jobs:
+    def advance(self) -> None:
+        """Let the searches that have heard something go on, all together."""
+        heard, self._heard = list(self._heard.values()), {}
+        advance_all([job.search for job in heard])
+        for job in heard:
             self._queue(job)
 
     def _settle(self, job: Job) -> None:

@@ -128,7 +128,8 @@ def solve_many(
         policy: see `solve`.  With a coroutine ``apropose(requests)`` it is called without threads, one
             node a call, as many at a time as it has ``slots`` for.
         reward: see `solve`.  With ``evaluate_many(items)``, items of (question, paths), requests of
-            several questions become one call; a coroutine ``aevaluate_many`` likewise.
+            several questions become one call; a coroutine ``aevaluate_many`` likewise, ``concurrent_calls``
+            (1) at a time.
         strategy: of all searches that have none of their own.
         budget: for each search; ``seconds`` count from the moment it is opened, and end it at once.
         seed: of every search.

@@ -360,7 +360,7 @@ def test_an_error_of_a_strategy_is_raised_and_does_not_hang():
 def test_waiting_makes_fuller_batches_and_never_keeps_an_idle_model_waiting():
     def mean_size(wait):
         reward = SlowReward(HashReward(), call=0.001)
-        reward.calls = 4
+        reward.concurrent_calls = 4
         run = solve_many(QUESTIONS, SlowPolicy(HashPolicy(), 4), reward, MCTS(iterations=6, expand=2),
                          schedule=Schedule(reward_wait=wait))  # fmt: skip
         run_virtual(collect(run))
@@ -469,3 +469,34 @@ def test_a_policy_that_raises_what_is_no_exception_does_not_hang():
 
     with pytest.raises(SystemExit):
         list(solve_many(QUESTIONS[:2], Exiting(), HashReward(), "best-of-n"))
+
+
+def test_counters_of_a_model_are_not_taken_for_settings_and_bad_settings_are_refused():
+    class Counting(HashReward):
+        calls = 0
+
+        async def aevaluate_many(self, items):
+            self.calls += 1
+            return [self.evaluate(*item) for item in items]
+
+    found = run_virtual(collect(solve_many(QUESTIONS[:3], SlowPolicy(HashPolicy()), Counting(), "beam")))
+    assert all(result.answer for result in found.values())
+    for name in ("slots", "concurrent_calls"):
+        policy, reward = SlowPolicy(HashPolicy()), Counting()
+        setattr(policy if name == "slots" else reward, name, 0)
+        with pytest.raises(ValueError, match=f"`{name}`, or none; got 0"):
+            solve_many(QUESTIONS, policy, reward, "beam")
+
+
+def test_a_strategy_that_waits_for_nothing_is_an_error_and_no_hang():
+    class Waiting(Beam):
+        name = "waiting"
+
+        class search(Beam.search):
+            def wants(self, model=None):
+                return None
+
+    with pytest.raises(RuntimeError, match="waits for nothing"):
+        run_virtual(collect(slow(QUESTIONS[:1], Waiting())))
+    with pytest.raises(RuntimeError, match="waits for nothing"):
+        solve(QUESTIONS[0], HashPolicy(), HashReward(), Waiting())

@@ -6,9 +6,9 @@
 Every strategy is run at the sizes that `make(name, n)` gives it for n = 1, 2, 4 ... 64 (1, 4 ... 256 where width
 and expansion are square roots of n), without a budget, and its real cost is counted: tokens that the policy
 generated and the reward model computed, and processor seconds of a run of all questions on one thread divided by
-their number (the wall-clock of a machine that does nothing else).  The table then compares at equal cost: for the tokens that best-of-n took, the largest size of each
-strategy that cost no more (chosen by its cost, not by its accuracy).  Every strategy and size pays for its own
-work: models forget in between.
+their number (the wall-clock of a machine that does nothing else).  The table then compares at equal cost: for the
+tokens that best-of-n took, the largest size of each strategy that cost no more (chosen by its cost, not by its
+accuracy).  Every strategy and size pays for its own work: models forget in between.
 
 ``--part 0/2`` does every second question, so that several processes can share the work.
 """
@@ -52,8 +52,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+#: Stops, shown as strategies of their own.
+STOPS: dict[str, tuple[str, dict[str, Any]]] = {
+    "self-consistency, beta stop": ("self-consistency", {"stop": "beta"}),
+    "best-of-n, patience 4": ("best-of-n", {"chunk": 1, "patience": 4}),
+}
+
+
 def strategy_of(name: str, n: int) -> Strategy:
     """Return a strategy at the size that ``n`` stands for."""
+    if name in STOPS:
+        name, settings = STOPS[name]
+        return ss.make(name, n, **settings)
     settings = dict(SETTINGS.get(name, {}))
     if name == "retrieval-mcts":
         settings["retriever"] = ss.EmbeddingRetriever(examples())
@@ -157,7 +167,7 @@ def report(arguments: argparse.Namespace) -> None:
     from timing import write_record
 
     found = merged(arguments.records, arguments.policy)
-    order = {name: i for i, name in enumerate(ss.STRATEGIES)}
+    order = {name: i for i, name in enumerate([*ss.STRATEGIES, *STOPS])}
     keys = sorted(found, key=lambda key: (order[key[0]], key[1]))
     ids = found[keys[0]]["ids"]
     means = resampled_means(np.array([found[key]["right"] for key in keys], np.float64))
@@ -214,7 +224,7 @@ def table(equal: dict[str, Any]) -> str:
 
 GROUPS = {
     "whole trajectories": (
-        "self-consistency", "best-of-n", "weighted", "hybrid", "refined-best-of-n", "critique-rewrite",
+        "self-consistency", "best-of-n", "weighted", "hybrid", "refined-best-of-n", "critique-rewrite", *STOPS,
     ),
     "step by step": ("guided-greedy", "beam", "annealed-beam", "lookahead", "dvts", "rebase", "particle-filtering"),
     "trees": ("mcts", "uct", "ab-mcts", "reflective-mcts", "retrieval-mcts"),
@@ -266,7 +276,7 @@ def main() -> None:
     runner.add_argument("--reward", default="svip-tiny")
     runner.add_argument("--part", default="0/1")
     runner.add_argument("--sizes", type=lambda text: [int(n) for n in text.split(",")], default=SIZES)
-    runner.add_argument("--strategies", type=lambda text: text.split(","), default=list(ss.STRATEGIES))
+    runner.add_argument("--strategies", type=lambda text: text.split(";"), default=[*ss.STRATEGIES, *STOPS])
     runner.set_defaults(act=run)
     reporter = commands.add_parser("report")
     reporter.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "curves.png")
