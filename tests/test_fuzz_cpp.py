@@ -57,7 +57,7 @@ def compiled(source: Path) -> tuple[Path, bool]:
 def fuzzer() -> Path:
     BUILD.mkdir(parents=True, exist_ok=True)
     program = BUILD / "fuzz_triatt_c"
-    sources = [path for path in SOURCES.glob("*.cpp") if not path.stem.startswith("tree")] + [FUZZER]
+    sources = [path for path in SOURCES.glob("*.cpp") if not path.stem.startswith(("forest", "tree"))] + [FUZZER]
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         objects = list(pool.map(compiled, sorted(sources)))
     if not program.exists() or any(fresh for _, fresh in objects):

@@ -52,11 +52,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-#: Stops, shown as strategies of their own.
+#: Settings that are shown as strategies of their own: early stops, and an MCTS that also grows wider with n.
 STOPS: dict[str, tuple[str, dict[str, Any]]] = {
     "self-consistency, beta stop": ("self-consistency", {"stop": "beta"}),
     "best-of-n, patience 4": ("best-of-n", {"chunk": 1, "patience": 4}),
 }
+WIDER = "mcts, wider"
+VARIANTS = (*STOPS, WIDER)
 
 
 def strategy_of(name: str, n: int) -> Strategy:
@@ -64,6 +66,8 @@ def strategy_of(name: str, n: int) -> Strategy:
     if name in STOPS:
         name, settings = STOPS[name]
         return ss.make(name, n, **settings)
+    if name == WIDER:  # as `svip_search.evaluate` has it
+        return ss.make("mcts", 16 * n, expand=max(2, n // 2), **SETTINGS["mcts"])
     settings = dict(SETTINGS.get(name, {}))
     if name == "retrieval-mcts":
         settings["retriever"] = ss.EmbeddingRetriever(examples())
@@ -167,7 +171,7 @@ def report(arguments: argparse.Namespace) -> None:
     from timing import write_record
 
     found = merged(arguments.records, arguments.policy)
-    order = {name: i for i, name in enumerate([*ss.STRATEGIES, *STOPS])}
+    order = {name: i for i, name in enumerate([*ss.STRATEGIES, *VARIANTS])}
     keys = sorted(found, key=lambda key: (order[key[0]], key[1]))
     ids = found[keys[0]]["ids"]
     means = resampled_means(np.array([found[key]["right"] for key in keys], np.float64))
@@ -227,7 +231,7 @@ GROUPS = {
         "self-consistency", "best-of-n", "weighted", "hybrid", "refined-best-of-n", "critique-rewrite", *STOPS,
     ),
     "step by step": ("guided-greedy", "beam", "annealed-beam", "lookahead", "dvts", "rebase", "particle-filtering"),
-    "trees": ("mcts", "uct", "ab-mcts", "reflective-mcts", "retrieval-mcts"),
+    "trees": ("mcts", WIDER, "uct", "ab-mcts", "reflective-mcts", "retrieval-mcts"),
 }  # fmt: skip
 
 
@@ -276,7 +280,7 @@ def main() -> None:
     runner.add_argument("--reward", default="svip-tiny")
     runner.add_argument("--part", default="0/1")
     runner.add_argument("--sizes", type=lambda text: [int(n) for n in text.split(",")], default=SIZES)
-    runner.add_argument("--strategies", type=lambda text: text.split(";"), default=[*ss.STRATEGIES, *STOPS])
+    runner.add_argument("--strategies", type=lambda text: text.split(";"), default=[*ss.STRATEGIES, *VARIANTS])
     runner.set_defaults(act=run)
     reporter = commands.add_parser("report")
     reporter.add_argument("--plot", type=Path, default=ROOT / "docs" / "images" / "curves.png")
