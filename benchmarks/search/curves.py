@@ -161,7 +161,10 @@ def merged(folder: Path, policy: str) -> dict[tuple[str, int], dict[str, Any]]:
         whole[key] = {
             name: [value for row in rows for value in row[name]]
             for name in ("ids", "right", "tokens", "policy_tokens", "reward_tokens")
-        } | {"seconds": sum(row["seconds"] for row in rows), "degraded": sum(row["degraded"] for row in rows)}
+        } | {"degraded": sum(row["degraded"] for row in rows)}
+        # Rows of an older version of this file have the wall-clock of a busy machine, which says little.
+        timed = all("wall" in row for row in rows)
+        whole[key]["seconds"] = sum(row["seconds"] for row in rows) if timed else None
     return whole
 
 
@@ -185,7 +188,8 @@ def report(arguments: argparse.Namespace) -> None:
             "tokens": float(np.mean(row["tokens"])),
             "policy_tokens": float(np.mean(row["policy_tokens"])),
             "reward_tokens": float(np.mean(row["reward_tokens"])),
-            "seconds": row["seconds"] / len(ids), "degraded": row["degraded"],
+            "seconds": row["seconds"] / len(ids) if row["seconds"] is not None else None,
+            "degraded": row["degraded"],
         })  # fmt: skip
     equal = equal_cost(points, dict(zip(keys, means, strict=True)))
     data = {"policy": arguments.policy, "questions": len(ids), "points": points, "equal_cost": equal}
@@ -235,6 +239,9 @@ GROUPS = {
 }  # fmt: skip
 
 
+TICKS = {"tokens": (50, 100, 200, 500, 1000, 2000, 4000), "seconds": (0.02, 0.05, 0.1, 0.2, 0.5, 1)}
+
+
 def plot(points: list[dict[str, Any]], policy: str, questions: int, path: Path) -> None:
     """Draw accuracy against tokens and against seconds, a column a family of strategies."""
     import matplotlib
@@ -247,7 +254,7 @@ def plot(points: list[dict[str, Any]], policy: str, questions: int, path: Path) 
         for axis, (title, names) in zip(axes[row], GROUPS.items(), strict=True):
             shown = dict.fromkeys((*names, "best-of-n", "self-consistency"))
             for i, name in enumerate(shown):
-                line = [p for p in points if p["strategy"] == name]
+                line = [p for p in points if p["strategy"] == name and p[cost] is not None]
                 if not line:
                     continue
                 guest = name not in names
@@ -258,6 +265,8 @@ def plot(points: list[dict[str, Any]], policy: str, questions: int, path: Path) 
                     low, high = zip(*[[100 * c for c in p["ci95"]] for p in line], strict=True)
                     axis.fill_between(x, low, high, color=colour, alpha=0.06)
             axis.set_xscale("log")
+            axis.set_xticks(TICKS[cost], [f"{tick:g}" for tick in TICKS[cost]])
+            axis.minorticks_off()
             axis.set_xlabel(label)
             axis.set_title(title if not row else "")
             axis.grid(alpha=0.3)
