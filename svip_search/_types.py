@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 #: Names of the reward dimensions, in the order used by every array of the library.
 DIMENSIONS = ("relevance", "logic", "attribute")
 
+#: What may have ended a search other than a limit of its budget.
+NO_LIMITS = ("finished", "converged", "stalled", "interrupted", "cancelled")
+
 Prefix = tuple[str, ...]
 FinishReason = Literal["step", "stop", "length"]
 
@@ -160,10 +163,11 @@ class Vote:
 class Result:
     """What a search found.
 
-    ``answer`` is None only where no trajectory stated one.  ``stopped_by`` is one of
-    ``"finished"``, ``"tokens"``, ``"policy_tokens"``, ``"policy_calls"``, ``"reward_calls"``,
-    ``"seconds"``, ``"nodes"``, ``"interrupted"``.  ``degraded`` lists, in order, everything that
-    went wrong without ending the search.
+    ``answer`` is None only where no trajectory stated one.  ``stopped_by`` is one of ``"finished"``,
+    ``"converged"`` (`patience`), ``"stalled"`` (the strategy got nowhere), ``"interrupted"``,
+    ``"cancelled"``, or a limit of the budget: ``"tokens"``, ``"policy_tokens"``, ``"policy_calls"``,
+    ``"reward_calls"``, ``"seconds"``, ``"nodes"``, with ``"run_"`` before it where it is one of the
+    whole run.  ``degraded`` lists, in order, everything that went wrong without ending the search.
     """
 
     question: Question

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from svip_search import STRATEGIES, Candidate, ModelFileError, ProposeRequest, Question, solve
+from svip_search import STRATEGIES, Candidate, ModelFileError, ProposeRequest, Question, SelfConsistency, solve
 from svip_search.cli import main
 from svip_search.cli._arguments import add_dataclass_flags, comma_list, dataclass_from_flags
-from svip_search.cli._show import console, plain, show_result
+from svip_search.cli._show import answer_line, console, plain, show_result
 from svip_search.cli.app import build_parser
 from svip_search.models import zoo
 from svip_search.testing import FaultyPolicy, HashPolicy, HashReward
@@ -405,3 +405,12 @@ def test_every_strategy_solves_from_the_command_line(run: Run, picture: str) -> 
             code, out, _ = run(*ask, "--quiet")
             assert code == 0, name
             assert out.strip() in ("a", "b")
+
+
+def test_a_search_that_converged_does_not_speak_of_a_budget(run: Run, picture: str) -> None:
+    code, out, _ = run("solve", picture, "Which?", "--strategy", "self-consistency", "--n", 40, "--patience", 1)
+    assert code == 0
+    assert "budget" not in out
+    question = Question("Which?", options=["red"])
+    result = solve(question, HashPolicy(), HashReward(), SelfConsistency(n=40, chunk=1, patience=2))
+    assert answer_line(result).plain == "Answer: red  (best so far, converged)"

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._tree import Status, Tree
-from .._types import DIMENSIONS, Result, Trajectory
+from .._types import DIMENSIONS, NO_LIMITS, Result, Trajectory
 from .._vote import normalise
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _trajectory_json(trajectory: Trajectory) -> dict[str, Any]:
 
 
 def _stopped(reason: str) -> str:
-    if reason in ("finished", "interrupted"):
+    if reason in NO_LIMITS:
         return reason
     return f"the {reason.replace('_', ' ')} budget is used up"
 

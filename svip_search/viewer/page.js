@@ -284,9 +284,9 @@
   });
 
   // ---- everything around the tree -------------------------------------------------------------
-  const words = { finished: "finished", interrupted: "interrupted" };
+  const words = Object.fromEntries(["finished", "converged", "stalled", "interrupted", "cancelled"].map((w) => [w, w]));
   for (const [name, value] of [["strategy", data.strategy], ["seed", String(data.seed)], ["nodes", grouped(data.total_nodes)],
-    ["tokens", grouped(usage.policy_tokens + usage.reward_tokens)], ["", words[data.stopped_by] || `stopped: ${data.stopped_by.replace("_", " ")} budget`]]) {
+    ["tokens", grouped(usage.policy_tokens + usage.reward_tokens)], ["", words[data.stopped_by] || `stopped: ${data.stopped_by.replaceAll("_", " ")} budget`]]) {
     const chip = make("span", "chip", name ? name + " " : "");
     chip.append(make("b", "", value));
     byId("facts").append(chip);
