@@ -19,7 +19,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -195,7 +195,7 @@ def report(arguments: argparse.Namespace) -> None:
     data = {"policy": arguments.policy, "questions": len(ids), "points": points, "equal_cost": equal}
     write_record(f"search_curves_{arguments.policy}", data)
     plot(points, arguments.policy, len(ids), arguments.plot)
-    print(table(equal))
+    print(table(equal), seconds_table(points), sep="\n\n")
 
 
 def equal_cost(points: list[dict[str, Any]], means: dict[tuple[str, int], Any]) -> dict[str, Any]:
@@ -230,6 +230,20 @@ def table(equal: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def seconds_table(points: list[dict[str, Any]], budgets: Sequence[float] = (0.05, 0.1, 0.2, 0.4)) -> str:
+    """Return accuracies at equal seconds a question as Markdown: the largest size that took no longer."""
+    lines = ["| strategy | " + " | ".join(f"{b:g} s" for b in budgets) + " |", "| --- |" + " ---: |" * len(budgets)]
+    for name in dict.fromkeys(p["strategy"] for p in points):
+        timed = [p for p in points if p["strategy"] == name and p["seconds"] is not None]
+        cells = []
+        for budget in budgets:
+            affordable = [p for p in timed if p["seconds"] <= 1.05 * budget]
+            best = max(affordable, key=lambda p: p["n"], default=None)
+            cells.append("–" if best is None else f"{100 * best['accuracy']:.1f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 GROUPS = {
     "whole trajectories": (
         "self-consistency", "best-of-n", "weighted", "hybrid", "refined-best-of-n", "critique-rewrite", *STOPS,
@@ -258,7 +272,7 @@ def plot(points: list[dict[str, Any]], policy: str, questions: int, path: Path) 
                 if not line:
                     continue
                 guest = name not in names
-                colour = {"best-of-n": "black", "self-consistency": "grey"}.get(name, f"C{i}")
+                colour = {"best-of-n": "black", "self-consistency": "grey"}.get(name, f"C{i if i < 7 else i + 1}")
                 x, y = [p[cost] for p in line], [100 * p["accuracy"] for p in line]
                 axis.plot(x, y, "--" if guest else "-o", color=colour, label=name, markersize=4, linewidth=1.4)
                 if not guest:
@@ -269,6 +283,7 @@ def plot(points: list[dict[str, Any]], policy: str, questions: int, path: Path) 
             axis.minorticks_off()
             axis.set_xlabel(label)
             axis.set_title(title if not row else "")
+            axis.set_ylim(76, 99)  # retrieval, which these policies do not understand, lies far below
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8, loc="lower right")
         axes[row][0].set_ylabel("right answers, %")
