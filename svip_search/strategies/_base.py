@@ -24,7 +24,7 @@ import numpy as np
 
 from .._budget import POLICY_LIMITS, REWARD_LIMITS, Budget, Usage
 from .._tree import Status, Tree
-from .._types import Candidate, Prefix, ProposeRequest, Question, Result, Step, Trajectory
+from .._types import Prefix, ProposeRequest, Question, Result, Step, Trajectory
 from .._vote import Select, normalise, select_answer
 from ._door import check_continuations
 from ._growth import Growth, Scores
@@ -505,7 +505,6 @@ def _best(trajectories: Sequence[Trajectory], answer: str | None) -> Trajectory 
 
 
 __all__ = [
-    "Candidate",
     "Evaluate",
     "Expand",
     "Finished",

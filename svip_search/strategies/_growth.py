@@ -185,7 +185,6 @@ class Growth:
         ends: dict[int, None] = {}
         children: dict[int, dict[str, int]] = {}
         arena = self.tree.arena
-        r.reached = [[] for _ in targets]
         for i, continuations in self._usable(r, targets):
             node = targets[i]
             for continuation in continuations:
@@ -202,7 +201,6 @@ class Growth:
                 if arena.status[end] == Status.OPEN:
                     arena.set_status([end], Status.TERMINAL)
                 self._finish(r, Finished(end, answer))
-                r.reached[i].append(end)
                 ends[end] = None
         unscored = np.isnan(self.scores_of(list(ends)))
         return [e for e, new in zip(ends, unscored, strict=True) if new and arena.status[e] != Status.FAILED]

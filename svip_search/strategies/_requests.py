@@ -93,7 +93,6 @@ class Round:
 
     Attributes:
         ended: the trajectories that ended in this round, or in those it follows.
-        reached: with place "tree", for each node the nodes at which its continuations ended.
         behind: with place "aside", the tails after growth, by the position of their node.
     """
 
@@ -124,7 +123,6 @@ class Round:
         self.told = 0  # nodes whose outcome is known
         self.outcomes: list[Any] = [None] * len(self.nodes)
         self.ended: list[Finished] = []
-        self.reached: list[list[int]] = []
         self.behind: dict[int, tuple[Candidate, ...]] = {}
         self.whole = kind is Rollout  # whether whole trajectories were grown, here or by what this follows
 

@@ -1,9 +1,10 @@
 """What must hold for every strategy, as functions that its tests call with a configuration."""
 
 import dataclasses
+from collections import Counter
 from random import Random
 
-from svip_search import Question
+from svip_search import Candidate, Evaluate, Question
 from svip_search.testing import FaultyPolicy, FaultyReward, HashPolicy, HashReward, answer_request, play
 
 QUESTION = Question("Which?", options=["red", "green", "blue"])
@@ -87,3 +88,42 @@ def check_depth_limit(config):
     assert search.tree.arena.depth.max() <= 2
     assert search.finished > 0
     assert all(len(t.steps) <= 2 for t in search.result().trajectories)
+
+
+def check_protocol(config):
+    """All of the above."""
+    check_order_independence(config)
+    check_policy_faults(config)
+    check_reward_faults(config)
+    check_stop_anywhere(config)
+    check_any_outcome(config)
+    check_depth_limit(config)
+
+
+class Scripted:
+    """Returns the texts that a table has for the prefix, the first n of them; texts with an answer end."""
+
+    def __init__(self, **table):
+        self.table = table
+
+    def propose(self, requests):
+        return [self._one(r) for r in requests]
+
+    def _one(self, request):
+        texts = self.table.get(request.prefix[-1] if request.prefix else "root", ["Answer: red"] * request.n)
+        return [(Candidate(t, finish_reason="stop" if "Answer" in t else "step"),) for t in texts[: request.n]]
+
+
+def candidates_by_depth(config, policy, reward, seed=0):
+    """Play a search; return the candidates asked of each node, by depth and the step's text."""
+    search = config.start(QUESTION, seed)
+    asked = []
+    while not search.done:
+        requests = search.ask()
+        if not isinstance(requests[0], Evaluate):
+            asked.append(Counter())
+            for node, n in [(node, r.n) for r in requests for node in r.nodes]:
+                asked[-1][search.tree.text[node]] += n
+        for request in requests:
+            search.tell(request.id, answer_request(search, request, policy, reward))
+    return asked, search

@@ -88,12 +88,7 @@ def test_patience_saves_draws_where_the_answer_is_plain():
 
 @every_config
 def test_protocol(config):
-    checks.check_order_independence(config)
-    checks.check_policy_faults(config)
-    checks.check_reward_faults(config)
-    checks.check_stop_anywhere(config)
-    checks.check_any_outcome(config)
-    checks.check_depth_limit(config)
+    checks.check_protocol(config)
 
 
 @pytest.mark.parametrize(("name", "config"), [("best_of_n_chunks", CONFIGS[0]), ("weighted_chunks", CONFIGS[1])])

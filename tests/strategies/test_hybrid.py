@@ -213,12 +213,7 @@ def test_a_search_that_is_stopped_before_the_outcome_is_known_answers_by_process
 
 @every_config
 def test_protocol(config):
-    checks.check_order_independence(config)
-    checks.check_policy_faults(config)
-    checks.check_reward_faults(config)
-    checks.check_stop_anywhere(config)
-    checks.check_any_outcome(config)
-    checks.check_depth_limit(config)
+    checks.check_protocol(config)
 
 
 @pytest.mark.parametrize(("name", "config"), [("hybrid", CONFIGS[0]), ("hybrid_model", CONFIGS[2])])

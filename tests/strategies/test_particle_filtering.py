@@ -4,13 +4,14 @@ from random import Random
 import checks
 import numpy as np
 import pytest
+from checks import Scripted, candidates_by_depth
 from golden import check_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svip_search import Beam, Budget, Candidate, Evaluate, Question, Scoring, solve
+from svip_search import Beam, Budget, Question, Scoring, solve
 from svip_search.strategies.particle_filtering import ParticleFiltering, importance, systematic
-from svip_search.testing import HashPolicy, HashReward, TableReward, answer_request, play
+from svip_search.testing import HashPolicy, HashReward, TableReward, play
 
 QUESTION = Question("Which?", options=["red", "green", "blue"])
 CONFIGS = [
@@ -21,35 +22,6 @@ CONFIGS = [
 quick = settings(max_examples=40, deadline=None)
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
 WEIGHTS = st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda w: sum(w) > 1e-3)
-
-
-class Scripted:
-    """Returns the texts that a table has for the prefix, the first n of them; texts with an answer end."""
-
-    def __init__(self, **table):
-        self.table = table
-
-    def propose(self, requests):
-        return [self._one(r) for r in requests]
-
-    def _one(self, request):
-        texts = self.table.get(request.prefix[-1] if request.prefix else "root", ["Answer: red"] * request.n)
-        return [(Candidate(t, finish_reason="stop" if "Answer" in t else "step"),) for t in texts[: request.n]]
-
-
-def copies_by_step(config, policy, reward, seed=0):
-    """Play a search; return how many particles each step found at each open node, by the node's text."""
-    search = config.start(QUESTION, seed)
-    asked = []
-    while not search.done:
-        requests = search.ask()
-        if not isinstance(requests[0], Evaluate):
-            asked.append(Counter())
-            for node, n in [(node, r.n) for r in requests for node in r.nodes]:
-                asked[-1][search.tree.text[node]] += n
-        for request in requests:
-            search.tell(request.id, answer_request(search, request, policy, reward))
-    return asked, search
 
 
 @quick
@@ -103,7 +75,7 @@ def test_particles_are_resampled_by_the_odds_of_their_values(seed, aggregate):
     values = {"a": 0.9, "b": 0.6, "c": 0.2}
     reward = TableReward({(text,): v for text, v in values.items()})
     config = ParticleFiltering(particles=6, scoring=Scoring(aggregate=aggregate))
-    asked, search = copies_by_step(config, policy, reward, seed)
+    asked, search = candidates_by_depth(config, policy, reward, seed)
     odds = np.array([9, 1.5, 1.5, 0.25, 0.25, 0.25])
     drawn = systematic(odds / odds.sum(), 6, Random(f"{seed}/1").random())
     assert asked == [{"": 6}, dict(Counter("abbccc"[i] for i in drawn))]
@@ -115,7 +87,7 @@ def test_finished_particles_stay_in_the_population_and_are_not_extended():
     # Odds 3 : 1 : 1 : 1, so that two of four stay at the answer; then 3 : 3 : 3 : 3.
     policy = Scripted(root=["Answer: blue", "a", "a", "a"], a=["b", "b"])
     reward = TableReward({("Answer: blue",): 0.75, ("a",): 0.5, ("a", "b"): 1.0})
-    asked, search = copies_by_step(ParticleFiltering(particles=4), policy, reward)
+    asked, search = candidates_by_depth(ParticleFiltering(particles=4), policy, reward)
     assert asked == [{"": 4}, {"a": 2}, {"b": 2}]
     assert {v.answer: v.votes for v in search.result().votes} == {"blue": 1, "red": 2}
 
@@ -123,14 +95,14 @@ def test_finished_particles_stay_in_the_population_and_are_not_extended():
 def test_a_finished_particle_that_outweighs_all_ends_the_search():
     policy = Scripted(root=["Answer: blue", "a", "a", "a"])
     reward = TableReward({("Answer: blue",): 1.0, ("a",): 0.1})
-    asked, search = copies_by_step(ParticleFiltering(particles=4), policy, reward)
+    asked, search = candidates_by_depth(ParticleFiltering(particles=4), policy, reward)
     assert asked == [{"": 4}]
     assert search.result().answer == "blue"
 
 
 def test_lost_particles_are_replaced_by_copies_of_the_others():
     policy = Scripted(root=["a", "a", "b", "b"], a=[], b=["c", "d"])
-    asked, search = copies_by_step(ParticleFiltering(particles=4), policy, TableReward({}, 0.5))
+    asked, search = candidates_by_depth(ParticleFiltering(particles=4), policy, TableReward({}, 0.5))
     assert asked == [{"": 4}, {"a": 2, "b": 2}, {"c": 2, "d": 2}]
     assert search.finished == 4
 
@@ -141,7 +113,7 @@ def test_particles_that_cannot_be_scored_are_lost():
             return super()._step(prefix) if prefix[0] != "a" else np.full(3, np.nan, np.float32)
 
     policy = Scripted(root=["a", "b", "a", "c"])
-    asked, search = copies_by_step(ParticleFiltering(particles=4), policy, Partial({}, 0.5))
+    asked, search = candidates_by_depth(ParticleFiltering(particles=4), policy, Partial({}, 0.5))
     assert asked == [{"": 4}, {"b": 2, "c": 2}]
     assert len(search.degraded) == 1
 
@@ -169,7 +141,7 @@ def test_the_search_ends_where_all_particles_are_lost(fault):
 @given(st.integers(1, 10), st.integers(0, 50))
 def test_a_huge_weight_temperature_lets_every_particle_go_on(particles, seed):
     config = ParticleFiltering(particles=particles, weight_temperature=1e15)
-    asked, search = copies_by_step(config, HashPolicy(6), HashReward(seed), seed)
+    asked, search = candidates_by_depth(config, HashPolicy(6), HashReward(seed), seed)
     assert [sum(copies.values()) for copies in asked] == [particles] * 4
     assert search.finished == particles
     arena = search.tree.arena

@@ -1,51 +1,22 @@
 import math
-from collections import Counter
 
 import checks
 import numpy as np
 import pytest
+from checks import Scripted, candidates_by_depth
 from golden import check_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svip_search import Beam, Candidate, Evaluate, Question, Scoring
+from svip_search import Beam, Question, Scoring
 from svip_search.strategies.rebase import Rebase, allot
-from svip_search.testing import HashPolicy, HashReward, TableReward, answer_request, play
+from svip_search.testing import HashPolicy, HashReward, TableReward, play
 
 QUESTION = Question("Which?", options=["red", "green", "blue"])
 CONFIGS = [Rebase(n=6), Rebase(n=9, balance=0.05, select="max"), Rebase(n=1)]
 quick = settings(max_examples=40, deadline=None)
 every_config = pytest.mark.parametrize("config", CONFIGS, ids=range(len(CONFIGS)))
 VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
-
-
-class Scripted:
-    """Returns the texts that a table has for the prefix, the first n of them; texts with an answer end."""
-
-    def __init__(self, **table):
-        self.table = table
-
-    def propose(self, requests):
-        return [self._one(r) for r in requests]
-
-    def _one(self, request):
-        texts = self.table.get(request.prefix[-1] if request.prefix else "root", ["Answer: red"] * request.n)
-        return [(Candidate(t, finish_reason="stop" if "Answer" in t else "step"),) for t in texts[: request.n]]
-
-
-def widths_by_depth(config, policy, reward, seed=0):
-    """Play a search; return the candidates asked of each node, by depth and the step's text."""
-    search = config.start(QUESTION, seed)
-    asked = []
-    while not search.done:
-        requests = search.ask()
-        if not isinstance(requests[0], Evaluate):
-            asked.append(Counter())
-            for node, n in [(node, r.n) for r in requests for node in r.nodes]:
-                asked[-1][search.tree.text[node]] += n
-        for request in requests:
-            search.tell(request.id, answer_request(search, request, policy, reward))
-    return asked, search
 
 
 @quick
@@ -80,7 +51,7 @@ def test_children_are_allotted_by_the_softmax_of_the_values(aggregate):
     policy = Scripted(root=["a", "b", "c"], a=["d", "Answer: red", "e"], b=["f"], c=["g"])
     table = {("a",): 0.5, ("b",): 0.9, ("c",): 0.5, ("b", "f"): 0.9, ("a", "Answer: red"): 0.3}
     config = Rebase(n=8, balance=0.4, scoring=Scoring(aggregate=aggregate))
-    asked, _ = widths_by_depth(config, policy, TableReward(table, 0.5))
+    asked, _ = candidates_by_depth(config, policy, TableReward(table, 0.5))
     assert asked[:2] == [{"": 8}, {"b": 5, "a": 2, "c": 1}]
 
 
@@ -88,7 +59,7 @@ def test_candidates_that_finish_leave_the_budget_and_repeats_count_as_drawn():
     # Of 8: "a" was drawn four times, "b" once, and one of two answers twice.
     policy = Scripted(root=[*"aaaab", "Answer: blue", "Answer: green", "Answer: blue"], a=["c"] * 8, b=["d"] * 8)
     config = Rebase(n=8, balance=1e12)
-    asked, search = widths_by_depth(config, policy, TableReward({}, 0.5))
+    asked, search = candidates_by_depth(config, policy, TableReward({}, 0.5))
     assert asked == [{"": 8}, {"a": 4, "b": 1}, {"c": 4, "d": 1}]
     votes = {v.answer: v.votes for v in search.result().votes}
     assert votes == {"red": 5, "blue": 2, "green": 1}
@@ -96,7 +67,7 @@ def test_candidates_that_finish_leave_the_budget_and_repeats_count_as_drawn():
 
 def test_the_share_of_a_node_that_gave_nothing_goes_to_the_others():
     policy = Scripted(root=["a", "b"], a=[], b=["c", "d"])
-    asked, search = widths_by_depth(Rebase(n=4, balance=1e12), policy, TableReward({}, 0.5))
+    asked, search = candidates_by_depth(Rebase(n=4, balance=1e12), policy, TableReward({}, 0.5))
     assert asked == [{"": 4}, {"a": 2, "b": 2}, {"c": 2, "d": 2}]
     assert search.finished == 4
 
@@ -104,7 +75,7 @@ def test_the_share_of_a_node_that_gave_nothing_goes_to_the_others():
 @quick
 @given(st.integers(1, 12), st.integers(0, 50), st.floats(0.01, 2))
 def test_ends_with_n_trajectories_after_at_most_n_candidates_a_depth(n, seed, balance):
-    asked, search = widths_by_depth(Rebase(n=n, balance=balance), HashPolicy(), HashReward(seed), seed)
+    asked, search = candidates_by_depth(Rebase(n=n, balance=balance), HashPolicy(), HashReward(seed), seed)
     assert [sum(widths.values()) for widths in asked] == [n] * 4
     assert search.finished == n
 

@@ -215,12 +215,7 @@ def test_a_saved_tree_is_repaired():
 
 @every_config
 def test_protocol(config):
-    checks.check_order_independence(config)
-    checks.check_policy_faults(config)
-    checks.check_reward_faults(config)
-    checks.check_stop_anywhere(config)
-    checks.check_any_outcome(config)
-    checks.check_depth_limit(config)
+    checks.check_protocol(config)
 
 
 def test_golden():
