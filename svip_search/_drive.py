@@ -2,7 +2,8 @@
 
 Models that answer in the calling thread are called there, one call at a time.  Models with coroutines
 (``apropose``, ``aevaluate_many``) are called in an event loop, many at a time: in the caller's own where
-there is one to await in, else in a thread of its own.
+there is one to await in, else in a thread of its own, at whose end ``arelease`` lets a model close what it
+has opened there.
 """
 
 from __future__ import annotations
@@ -307,6 +308,8 @@ class Run:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.aclose()
+        for caller in self._callers.values():
+            await caller.release()
 
 
 class _Caller:
@@ -362,6 +365,11 @@ class _Caller:
     def _forget_now(self) -> None:
         while self._forgotten:
             self.model.forget(self._forgotten.pop())
+
+    async def release(self) -> None:
+        """Let the model close what it keeps open in this event loop, which ends now."""
+        if callable(getattr(self.model, "arelease", None)):
+            await self.model.arelease()
 
     def close(self) -> None:
         """Let the thread end after the call it is in."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -149,6 +150,10 @@ class Trajectory:
         """The steps, one a line."""
         return "\n".join(s.text for s in self.steps)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain JSON values; what is no number, and a reward that is not there, is None."""
+        return {"answer": self.answer, "score": _number(self.score), "steps": [_step_dict(s) for s in self.steps]}
+
 
 @dataclass(frozen=True, slots=True)
 class Vote:
@@ -181,3 +186,30 @@ class Result:
     degraded: tuple[str, ...]
     seed: int
     strategy: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the pictures as plain JSON values; the tree is that of `Tree.to_dict`."""
+        return {
+            "question": self.question.text,
+            "options": list(self.question.options),
+            "answer": self.answer,
+            "true_answer": self.question.answer,
+            "trajectory": None if self.trajectory is None else self.trajectory.to_dict(),
+            "trajectories": [t.to_dict() for t in self.trajectories],
+            "votes": [asdict(vote) for vote in self.votes],
+            "usage": asdict(self.usage),
+            "stopped_by": self.stopped_by,
+            "degraded": list(self.degraded),
+            "strategy": self.strategy,
+            "seed": self.seed,
+            "tree": self.tree.to_dict(),
+        }
+
+
+def _step_dict(step: Step) -> dict[str, Any]:
+    reward = None if step.reward is None else dict(zip(DIMENSIONS, step.reward, strict=True))
+    return {"text": step.text, "reward": reward, "log_prob": _number(step.log_prob)}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -14,12 +14,12 @@ LAYERS = [
     {"_errors", "_core"},
     {"kernels"},
     {"_types", "_tree", "_budget", "_aggregate", "_vote"},
-    {"_images"},
+    {"_images", "_question_key", "_http", "_video"},
     {"datasets"},  # the puzzles know nothing of searching; models share their vocabulary
     {"strategies", "policies", "rewards", "models"},
     {"_solve", "_schedule", "_scheduler", "_calls", "_drive", "_live", "_journal"},
     {"programs"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "runs", "serving"},
     {"testing", "simulation"},  # fakes for tests, benchmarks and embedders
     {"cli", "viewer"},
 ]
@@ -67,7 +67,7 @@ def test_the_core_needs_numpy_alone(path):
 
 
 def test_import_is_light():
-    heavy = {"torch", "transformers", "networkx", "rich", "PIL", "triton"}
+    heavy = {"torch", "transformers", "networkx", "rich", "PIL", "triton", "aiohttp", "apsw", "ray", "asyncio"}
     code = f"import sys, svip_search; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .._tree import Status, Tree
-from .._types import DIMENSIONS, NO_LIMITS, Result, Trajectory
+from .._types import DIMENSIONS, NO_LIMITS, Result
 from .._vote import normalise
 
 if TYPE_CHECKING:
@@ -78,26 +77,6 @@ def answer_line(result: Result) -> Text:
     return line
 
 
-def result_json(result: Result) -> dict[str, Any]:
-    """Return everything about a result as plain JSON values; rewards are None where not evaluated."""
-    best = result.trajectory
-    return {
-        "question": result.question.text,
-        "options": list(result.question.options),
-        "answer": result.answer,
-        "true_answer": result.question.answer,
-        "trajectory": None if best is None else _trajectory_json(best),
-        "trajectories": [_trajectory_json(t) for t in result.trajectories],
-        "votes": [asdict(vote) for vote in result.votes],
-        "usage": asdict(result.usage),
-        "stopped_by": result.stopped_by,
-        "degraded": list(result.degraded),
-        "strategy": result.strategy,
-        "seed": result.seed,
-        "tree": result.tree.to_dict(),
-    }
-
-
 def report_table(report: Report) -> Table:
     """Return the table of a report, one row a strategy."""
     data = report.to_dict()
@@ -111,21 +90,6 @@ def report_table(report: Report) -> Table:
         style = f"bold {CHOSEN}" if row["accuracy"] == best else ""
         table.add_row(*report.cells(name), style=style)
     return table
-
-
-def _trajectory_json(trajectory: Trajectory) -> dict[str, Any]:
-    return {
-        "answer": trajectory.answer,
-        "score": trajectory.score if math.isfinite(trajectory.score) else None,
-        "steps": [
-            {
-                "text": step.text,
-                "reward": None if step.reward is None else dict(zip(DIMENSIONS, step.reward, strict=True)),
-                "log_prob": step.log_prob if math.isfinite(step.log_prob) else None,
-            }
-            for step in trajectory.steps
-        ],
-    }
 
 
 def _stopped(reason: str) -> str:

@@ -63,14 +63,14 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Solve, show and write the result; return the exit code."""
-    from ._show import answer_line, console, plain, result_json, show_result
+    from ._show import answer_line, console, plain, show_result
 
     result = _solved(arguments)
     if arguments.html is not None:
         from ..viewer import write_html
 
         write_html(result, arguments.html)
-    text = json.dumps(result_json(result), indent=1) if "json" in arguments else ""
+    text = json.dumps(result.to_dict(), indent=1) if "json" in arguments else ""
     if text and arguments.json is not None:
         arguments.json.write_text(text + "\n", encoding="utf-8")
     if text and arguments.json is None:

@@ -28,8 +28,9 @@ from transformers.cache_utils import DynamicCache
 
 from .._budget import Usage
 from .._errors import ModelFileError, PolicyError, SvipSearchError
+from .._question_key import question_key
 from .._types import Candidate, FinishReason, ProposeRequest, Question
-from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
+from ..models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie
 from ..models.prompt import STEP_SEPARATOR, build_inputs, encode_step
 
 _NO, _YES, _MAYBE = 0, 1, 2

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from .._aggregate import Scoring, step_value
 from .._errors import RewardError
+from .._question_key import question_key
 from .._types import DIMENSIONS, Prefix, Question, RewardModel
 from .._vote import extract_answer, normalise
-from ..models.kv_cache import question_key
 from ..models.prompt import STEP_SEPARATOR
 
 Split = Callable[[str], Sequence[str]]

@@ -33,8 +33,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from .._aggregate import Scoring
 from .._budget import Usage
 from .._errors import ModelFileError, RewardError, SvipSearchError
+from .._question_key import question_key
 from .._types import Prefix, Question
-from ..models.kv_cache import KeyValues, Node, PrefixTrie, question_key
+from ..models.kv_cache import KeyValues, Node, PrefixTrie
 from ..models.low_rank import read_updates
 from ._reading import Piece, Reader, Reading, States, image_token, read_states
 from ._triatt_cot import C, TriAttConfig, TriAttCoT

@@ -19,8 +19,8 @@ pytest.importorskip("transformers")
 from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
 from svip_search._errors import ImageError, ModelFileError, PolicyError
+from svip_search._question_key import question_key
 from svip_search._types import Candidate, Policy, ProposeRequest, Question
-from svip_search.models.kv_cache import question_key
 from svip_search.models.prompt import build_inputs, encode_step
 from svip_search.policies.transformers_policy import GumbelStream, TransformersPolicy, nucleus
 
