@@ -33,3 +33,7 @@ class ImageError(SvipSearchError, ValueError):
 
 class TrainingError(SvipSearchError):
     """A training cannot go on: its data cannot be used, or its loss is no number."""
+
+
+class JournalError(SvipSearchError):
+    """A journal cannot be used: damaged, of another version, of other settings, locked, or its disk is full."""
