@@ -85,13 +85,19 @@ from .strategies import (
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ._video import Frame, Video
     from .datasets.puzzles import Puzzle, generate_puzzle
     from .datasets.puzzlevqa import load_puzzlevqa
     from .evaluation import Report, ShuffledReward, evaluate
     from .models.zoo import list_models, load_policy, load_reward
+    from .policies.openai_policy import OpenAIPolicy
     from .policies.transformers_policy import TransformersPolicy
+    from .rewards._step_layout import StepFormat
     from .rewards.rl_reward import RewardFunction, answer_reward, reward_functions, step_rewards
+    from .rewards.scalar_reward import ScalarReward
     from .rewards.svip_reward import SvipReward
+    from .rewards.token_reward import TokenClassificationReward
+    from .rewards.yes_no_reward import MarkerStyle, YesNoReward
     from .viewer import render_html, write_html
 
 # Imported when first used, so that the search itself needs numpy alone.
@@ -106,6 +112,14 @@ _LAZY = {
     "load_policy": "models.zoo",
     "load_reward": "models.zoo",
     "TransformersPolicy": "policies.transformers_policy",
+    "OpenAIPolicy": "policies.openai_policy",
+    "YesNoReward": "rewards.yes_no_reward",
+    "MarkerStyle": "rewards.yes_no_reward",
+    "TokenClassificationReward": "rewards.token_reward",
+    "ScalarReward": "rewards.scalar_reward",
+    "StepFormat": "rewards._step_layout",
+    "Video": "_video",
+    "Frame": "_video",
     "RewardFunction": "rewards.rl_reward",
     "answer_reward": "rewards.rl_reward",
     "reward_functions": "rewards.rl_reward",
@@ -147,14 +161,17 @@ __all__ = [
     "Evaluate",
     "Example",
     "Expand",
+    "Frame",
     "Greedy",
     "GuidedGreedy",
     "Hybrid",
     "HybridReward",
     "ImageError",
     "Lookahead",
+    "MarkerStyle",
     "MCTS",
     "ModelFileError",
+    "OpenAIPolicy",
     "ParticleFiltering",
     "Policy",
     "PolicyError",
@@ -175,7 +192,7 @@ __all__ = [
     "Round",
     "Run",
     "RunStats",
-    "STRATEGIES",
+    "ScalarReward",
     "Schedule",
     "Scoring",
     "Search",
@@ -183,18 +200,23 @@ __all__ = [
     "ShuffledReward",
     "Status",
     "Step",
+    "StepFormat",
+    "STRATEGIES",
     "Strategy",
     "SvipReward",
     "SvipSearchError",
     "Task",
+    "TokenClassificationReward",
     "TrainingError",
     "Trajectory",
     "TransformersPolicy",
     "Tree",
     "UCT",
     "Usage",
+    "Video",
     "Vote",
     "WeightedVote",
+    "YesNoReward",
     "__version__",
     "aggregate",
     "answer_reward",

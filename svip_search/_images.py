@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ._errors import ImageError
+from ._video import Video
 
 #: Largest accepted picture: 7680 x 4320, read from the header before anything is decoded.
 MAX_PIXELS = 7680 * 4320
@@ -42,13 +43,14 @@ def open_image(source: Any) -> Image.Image:
 
     Raises:
         ImageError: the file is missing, truncated, of another format, larger than
-            `MAX_PIXELS` or animated, or the array has another shape or dtype.
+            `MAX_PIXELS` or animated, the array has another shape or dtype, or it is a `Video`.
         TypeError: ``source`` is none of the above.
 
     Notes:
         A file of several frames is an error rather than its first frame: a part of the input is
         never dropped in silence.  Choose a frame with ``PIL.Image.open(path).seek(k)`` and pass
-        that image; an image object always means its current frame.
+        that image; an image object always means its current frame.  What takes several frames takes a
+        `Video`.
 
     Example:
         >>> import numpy as np
@@ -68,6 +70,8 @@ def open_image(source: Any) -> Image.Image:
         return _decoded(io.BytesIO(bytes(source)), "the given bytes")
     if isinstance(source, (str, os.PathLike)):
         return _from_path(os.fspath(source))
+    if isinstance(source, Video):
+        raise ImageError(f"One picture is taken here, and {source!r} is several; give one of its frames.")
     raise TypeError(
         f"An image must be a path, bytes, a PIL image or a uint8 array [height, width, 3]; got {type(source).__name__}."
     )
@@ -134,7 +138,7 @@ def _decoded(stream: Any, name: str) -> Image.Image:
         except Exception:
             raise _fail(name, "it is damaged or truncated") from None
         if frames > 1:
-            raise _fail(name, f"it has {frames} frames; pass the one that is meant as a PIL image")
+            raise _fail(name, f"it has {frames} frames; pass the one that is meant as a PIL image, or a Video")
         return _converted(image, name)
 
 

@@ -26,11 +26,12 @@ FinishReason = Literal["step", "stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question about zero or more images, with optional answer options.
+    """A question about zero or more pictures and videos, with optional answer options.
 
     Args:
         text: the question, not empty.
-        images: file paths, ``PIL.Image.Image`` objects or uint8 arrays [height, width, 3].
+        images: pictures and videos in the order in which a model is to see them: file paths,
+            ``PIL.Image.Image`` objects or uint8 arrays [height, width, 3], and `Video` objects.
         options: the admissible answers, or empty for an open question; numbers become text.
         answer: the true answer where it is known.  Never shown to a policy or reward model.
         id: a name for reports.

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from svip_search import STRATEGIES, Candidate, ModelFileError, ProposeRequest, Question, SelfConsistency, solve
+from svip_search._video import pictures
 from svip_search.cli import main
 from svip_search.cli._arguments import add_dataclass_flags, comma_list, dataclass_from_flags
 from svip_search.cli._show import answer_line, console, plain, show_result
@@ -101,9 +102,46 @@ def test_budgets_reach_the_search(run: Run, picture: str) -> None:
     assert "seconds budget" in out.splitlines()[-1]
 
 
+def test_solve_takes_several_pictures_and_videos(
+    run: Run, picture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Question] = []
+
+    class Noting(HashPolicy):
+        def propose(self, requests: Any) -> Any:
+            asked.extend(request.question for request in requests)
+            return super().propose(requests)
+
+    monkeypatch.setattr(zoo, "load_policy", lambda name: Noting(branching=3, depth=3))
+    film, stills = tmp_path / "film.gif", tmp_path / "stills"
+    frames = [Image.fromarray(np.full((8, 8, 3), 20 * i, np.uint8)) for i in range(10)]
+    frames[0].save(film, save_all=True, append_images=frames[1:], duration=100)
+    stills.mkdir()
+    frames[0].save(stills / "1.png")
+    words = ["--options", "red,blue", "--frames", 3, "--json", "-"]
+    more = ["--image", picture, "--video", stills, "--image", film]
+    code, _, _ = run("solve", film, "Which?", *words, *more)
+    assert code == 0
+    assert [p.label for p in pictures(asked[0])] == [
+        *(f"Video 1, frame {i} of 3, {s:.2f} s" for i, s in ((1, 0.0), (2, 0.4), (3, 0.9))),
+        "",
+        "Video 2, frame 1 of 1",
+        *(f"Video 3, frame {i} of 3, {s:.2f} s" for i, s in ((1, 0.0), (2, 0.4), (3, 0.9))),
+    ]
+    assert run("solve", film, "--fps", 2, "Which?", "--options", "red,blue")[0] == 0
+    assert [p.label for p in pictures(asked[-1])] == [f"Video 1, frame {i} of 2, {i / 2 - 0.5:.2f} s" for i in (1, 2)]
+
+
 BAD = [
     (["solve", "gone.png", "Q"], "'gone.png': there is no such file"),
     (["solve", __file__, "Q"], "PNG, JPEG, WebP, GIF or BMP"),
+    (["solve", "PICTURE", "Q", "--image", "gone.png"], "'gone.png': there is no such file"),
+    (["solve", "PICTURE", "Q", "--video", __file__], "PNG, JPEG, WebP, GIF or BMP"),
+    (["solve", "FOLDER", "Q"], "the folder is empty"),
+    (["solve", "PICTURE", "Q", "--frames", "0"], "--frames: must be at least 1; got 0"),
+    (["solve", "FOLDER", "Q", "--frames", "257"], "`frames` must be 1 to 256; got 257"),
+    (["solve", "PICTURE", "Q", "--fps", "0"], "--fps: must be above 0"),
+    (["solve", "PICTURE", "--image", "PICTURE"], "required: QUESTION"),
     (["solve", "PICTURE", " "], "non-empty question"),
     (["solve", "PICTURE"], "required: QUESTION"),
     (["solve", "PICTURE", "Q", "--n", "0"], "--n: must be at least 1; got 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -13,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from svip_search import MCTS, BestOfN, Candidate, ProposeRequest, Question, Result, SelfConsistency, solve
+from svip_search._video import Video
 from svip_search.testing import FaultyPolicy, HashPolicy, HashReward
 from svip_search.viewer import render_html, write_html
 
@@ -68,6 +72,29 @@ def test_page_holds_everything(tmp_path: Path) -> None:
     assert [s["text"] for s in data["chain"]] == [s.text for s in result.trajectory.steps]
     assert data["question"]["images"][0].startswith("data:image/png;base64,")
     assert data["question"]["images"][1] is None
+
+
+def test_all_pictures_and_frames_are_shown_with_their_labels() -> None:
+    grey = np.full((2000, 1000, 3), 7, np.uint8)
+    film = [np.full((900, 1600, 3), 50 * i, np.uint8) for i in range(4)]
+    shown = [grey, Video(film, frames=3), "nowhere.png", Video("nowhere.mp4"), Video(film[:1]), 3]
+    question = data_of(render_html(solved(images=shown)))["question"]
+    assert question["labels"] == [
+        "",
+        *(f"Video 1, frame {i} of 3" for i in (1, 2, 3)),
+        "",
+        "Video 2",
+        "Video 3, frame 1 of 1",
+        "",
+    ]
+    sources = question["images"]
+    assert [s and s.split(";")[0] for s in sources] == [
+        "data:image/png", *["data:image/jpeg"] * 3, None, None, "data:image/jpeg", None,
+    ]  # fmt: skip
+    for source, size, shade in zip(sources[:4], [(512, 1024), *[(512, 288)] * 3], (7, 0, 50, 150), strict=True):
+        picture = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
+        assert picture.size == size
+        assert abs(int(np.asarray(picture.convert("L"))[0, 0]) - shade) < 3
 
 
 def test_page_needs_no_network() -> None:
@@ -155,6 +182,23 @@ def test_page_works_in_a_browser(size: int, tmp_path: Path) -> None:
     assert 1 < len(re.findall(r'role="treeitem"', document)) <= len(result.tree)
     assert len(re.findall(r'<div [^>]*aria-selected="true"', document)) == 1
     assert len(re.findall(r'<button [^>]*aria-selected="true"', document)) == 1
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_frames_of_videos_in_a_browser(tmp_path: Path) -> None:
+    film = Video([np.full((9, 16, 3), 50 * i, np.uint8) for i in range(3)])
+    result = solved(images=[np.zeros((8, 8, 3), np.uint8), film, "gone.png", Video("gone.mp4")])
+    document, console = browse(write_html(result, tmp_path / "tree.html"), tmp_path / "profile")
+    assert console == ""
+    assert re.findall(r"<figcaption[^>]*>([^<]*)<", document) == [f"Video 1, frame {i} of 3" for i in (1, 2, 3)]
+    assert re.findall(r'<img[^>]*alt="([^"]*)"', document) == [
+        "Picture 1 of the question",
+        *(f"Video 1, frame {i} of 3" for i in (1, 2, 3)),
+    ]
+    assert re.findall(r'<div class="gone">([^<]*)<', document) == [
+        "The picture is no longer available.",
+        "Video 2 is no longer available.",
+    ]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

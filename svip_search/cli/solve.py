@@ -1,4 +1,4 @@
-"""``svip-search solve``: one question about one picture."""
+"""``svip-search solve``: one question about pictures and videos."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from .._images import open_image
 from .._types import Question, Result
+from .._video import Video, is_video
 from ..strategies import STRATEGIES, EmbeddingRetriever, Example
 from ._arguments import (
     UsageError,
@@ -24,14 +25,23 @@ def add_command(commands: Any) -> None:
     """Add the command to the parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "solve",
-        help="solve one question about a picture",
-        description="Search for the answer to a question about a picture and show the solved tree. "
+        help="solve one question about pictures and videos",
+        description="Search for the answer to a question about pictures and videos and show the solved tree. "
         "Ctrl-C shows the best answer so far.",
     )
-    parser.add_argument("image", metavar="IMAGE", help="picture: PNG, JPEG, WebP, GIF or BMP")
+    parser.add_argument("image", metavar="IMAGE",
+                        help="picture (PNG, JPEG, WebP, GIF or BMP) or video (MP4, MOV, AVI, WebM, MKV, an animated "
+                        "GIF, WebP or PNG, or a folder of pictures)")  # fmt: skip
     parser.add_argument("question", metavar="QUESTION", help="the question, in quotes")
     parser.add_argument("--options", type=comma_list, default=[], metavar="A,B", help="admissible answers")
     parser.add_argument("--answer", help="the true answer, to compare with; no model sees it")
+    pictures = parser.add_argument_group("several pictures and videos")
+    pictures.add_argument("--image", "--video", dest="more", action="append", default=[], metavar="FILE",
+                          help="a further picture or video, after IMAGE; may be repeated")  # fmt: skip
+    pictures.add_argument("--frames", type=positive_int, default=8, metavar="N",
+                          help="most frames that are shown of each video (8)")  # fmt: skip
+    pictures.add_argument("--fps", type=positive_float, metavar="F",
+                          help="frames a second of a video that are shown (default: N over all of it)")  # fmt: skip
     add_search_flags(parser)
     parser.add_argument("--strategy", default="mcts", help=f"how to search (mcts): {', '.join(STRATEGIES)}")
     parser.add_argument("--patience", type=positive_int, metavar="N",
@@ -100,14 +110,23 @@ def _solved(arguments: argparse.Namespace) -> Result:
         settings["retriever"] = _retriever(arguments.examples)
     strategy = make(arguments.strategy, n=arguments.n, **settings)
     budget = Budget(tokens=arguments.budget_tokens, seconds=arguments.budget_seconds)
-    picture = open_image(arguments.image)
-    question = Question(arguments.question, [picture], arguments.options, arguments.answer)
+    shown = [_opened(path, arguments.frames, arguments.fps) for path in (arguments.image, *arguments.more)]
+    question = Question(arguments.question, shown, arguments.options, arguments.answer)
     err = console(stderr=True)
     # A spinner where somebody is watching, nothing in a file or pipe.
     with err.status("loading the models") if err.is_terminal and not arguments.quiet else _Silent() as status:
         policy, reward = load_models(arguments.policy, arguments.reward, needs_reward=strategy.needs_reward)
         status.update(f"searching with {arguments.strategy}")
         return solve(question, policy, reward, strategy, budget, seed=arguments.seed)
+
+
+def _opened(path: str, frames: int, fps: float | None) -> Any:
+    """Return a picture or a video, each read once, so that what cannot be read is known before models are loaded."""
+    if not is_video(path):
+        return open_image(path)
+    video = Video(path, frames=frames, fps=fps)
+    video.read()
+    return video
 
 
 def _retriever(path: str | None) -> EmbeddingRetriever:

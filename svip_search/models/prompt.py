@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from .._images import open_image
+from .._errors import ImageError
 from .._types import Question
+from .._video import Picture, pictures
 
 #: Ends every step, in what policies generate and in what reward models read.
 STEP_SEPARATOR = "\n"
@@ -34,19 +36,45 @@ def question_text(question: Question, instructions: bool = True) -> str:
 def build_inputs(processor: Any, question: Question) -> dict[str, Any]:
     """Return the tensors of the prompt: input_ids, attention_mask [1, L], pixel_values, ….
 
-    A processor with a chat template gets one user turn with the images first, and the generation
-    prompt; one without gets the image placeholders followed by the plain words.
+    A processor with a chat template gets one user turn with the pictures first, and the generation
+    prompt; one without gets the picture placeholders followed by the plain words.  The frames of a video
+    are pictures in order, each behind its label.
+
+    Raises:
+        ImageError: a picture or video cannot be read, or they are more than the model takes.
     """
-    images = [open_image(i) for i in question.images]
+    shown = pictures(question)
+    check_count(processor, len(shown))
     words = question_text(question, getattr(processor, "wants_instructions", True))
+    parts = content_parts(shown, words)
     if getattr(processor, "chat_template", None):
-        content = [{"type": "image"} for _ in images] + [{"type": "text", "text": words.rstrip("\n")}]
+        parts[-1]["text"] = parts[-1]["text"].rstrip("\n")
         text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
         )
     else:
-        text = getattr(processor, "image_token", "<image>") * len(images) + words
-    return dict(processor(images=images or None, text=text, return_tensors="pt"))
+        placeholder = getattr(processor, "image_token", "<image>")
+        text = "".join(part.get("text", placeholder) for part in parts)
+    return dict(processor(images=[p.image for p in shown] or None, text=text, return_tensors="pt"))
+
+
+def check_count(processor: Any, count: int) -> None:
+    """Refuse pictures that a model has not learned to take, where its processor says how many it has."""
+    most = getattr(processor, "max_images", None)
+    if isinstance(most, int) and count > most:
+        name = getattr(processor, "model_name", type(processor).__name__)
+        raise ImageError(f"{name} takes {most} picture{'s' * (most != 1)}; the question has {count}.")
+
+
+def content_parts(shown: Sequence[Picture], words: str) -> list[dict[str, str]]:
+    """Return the turn in parts: pictures, each labelled one on a line of its own, and the words."""
+    parts: list[dict[str, str]] = []
+    for picture in shown:
+        if picture.label:
+            parts.append({"type": "text", "text": ("\n" if parts else "") + picture.label + ": "})
+        parts.append({"type": "image"})
+    after_label = bool(shown) and bool(shown[-1].label)
+    return [*parts, {"type": "text", "text": ("\n" if after_label else "") + words}]
 
 
 def encode_step(tokenizer: Any, text: str) -> list[int]:

@@ -70,6 +70,9 @@ class PuzzleProcessor(ProcessorMixin):  # type: ignore[misc]
 
     #: The model answers in steps by itself: no instruction is put before the question.
     wants_instructions = False
+    #: The models learned from one picture a question; more would go in, and mean nothing to them.
+    max_images = 1
+    model_name = "A puzzle model"
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, n_visual_tokens: int = 64,
                  chat_template: str | None = None, **kwargs: Any) -> None:  # fmt: skip

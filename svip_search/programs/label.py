@@ -8,8 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from .._errors import ImageError
 from .._images import open_image
 from .._types import Question
+from .._video import Video
 from ..datasets.puzzlevqa import family_of
 from ..datasets.svip import SvipRecord, replacing
 from ._types import Program, Scene
@@ -49,9 +51,12 @@ def label_programs(
 
     Raises:
         ValueError: the question has no answer.
+        ImageError: it has several pictures, or a video.
     """
     if question.answer is None:
         raise ValueError(f"`question` must have its true answer; {question.id or question.text!r} has none.")
+    if len(question.images) > 1 or any(isinstance(image, Video) for image in question.images):
+        raise ImageError(f"`question` must have one picture at most; {question.id or question.text!r} has more.")
     image = question.images[0] if question.images else None
     tree = grow(generator, question, image, width=width, leaves=leaves, seed=seed)
     programs = [tree.path(leaf) for leaf in tree.leaves]

@@ -13,7 +13,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib import resources
 from os import PathLike
@@ -21,14 +21,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from .._images import open_image
 from .._tree import Status
 from .._types import DIMENSIONS, Question, Result
+from .._video import Video, pictures_of
 from .._vote import match_option, normalise
 
 #: Pictures are reduced to this many pixels a side, so that a page stays small.
 PICTURE_SIDE = 1024
+#: The same for a frame of a video, of which there may be many.
+FRAME_SIDE = 512
 
 
 def write_html(result: Result, path: str | PathLike[str], max_nodes: int = 5000) -> Path:
@@ -56,7 +60,8 @@ def render_html(result: Result, max_nodes: int = 5000) -> str:
             finished trajectory; the page says so.
 
     Notes:
-        A picture that can no longer be read is replaced by a note on the page.
+        Of a video its chosen frames are shown, reduced.  A picture or video that can no longer be read is
+        replaced by a note on the page.
     """
     parts = {
         "title": html.escape(_clip(f"{result.answer or 'No answer'} · {result.question.text}", 120)),
@@ -76,13 +81,15 @@ def page_data(result: Result, max_nodes: int = 5000) -> dict[str, Any]:
     place = {node: i for i, node in enumerate(kept)}
     chosen = tree.path(result.trajectory.node) if result.trajectory is not None else [0]
     question = result.question
+    shown = list(_pictures(question))
     return {
         "question": {
             "text": question.text,
             "options": list(question.options),
             "answer": question.answer,
             "true_option": _true_option(question),
-            "images": [_data_url(image) for image in question.images],
+            "images": [url for url, _ in shown],
+            "labels": [label for _, label in shown],
         },
         "answer": result.answer,
         "correct": _correct(question, result.answer),
@@ -156,15 +163,34 @@ def _correct(question: Question, answer: str | None) -> bool | None:
     return answer is not None and normalise(answer) == normalise(truth)
 
 
+def _pictures(question: Question) -> Iterator[tuple[str | None, str]]:
+    """Return the address and the label of each picture; of what cannot be read one without an address."""
+    videos = 0
+    for image in question.images:
+        video = isinstance(image, Video)
+        videos += video
+        try:
+            shown = pictures_of(image, videos)
+        except (ValueError, TypeError):
+            yield None, f"Video {videos}" if video else ""
+            continue
+        for picture in shown:
+            yield (_encoded(picture.image, FRAME_SIDE, "jpeg") if video else _data_url(picture.image)), picture.label
+
+
 def _data_url(source: Any) -> str | None:
     try:
-        picture = open_image(source).copy()
+        return _encoded(open_image(source), PICTURE_SIDE, "png")
     except (ValueError, TypeError):
         return None
-    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+
+
+def _encoded(picture: Image.Image, side: int, kind: str) -> str:
+    picture = picture.copy()
+    picture.thumbnail((side, side))
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    picture.save(buffer, kind, quality=85)
+    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _script_safe(data: dict[str, Any]) -> str:

@@ -304,11 +304,14 @@
   byId("verdict").textContent = verdict.join(" · ");
   byId("question").textContent = question.text;
   question.images.forEach((source, i) => {
-    if (source === null) { byId("pictures").append(make("div", "gone", "The picture is no longer available.")); return; }
-    const picture = make("img");
+    const label = question.labels[i];
+    if (source === null) { byId("pictures").append(make("div", "gone", `${label || "The picture"} is no longer available.`)); return; }
+    const picture = make("img"), frame = make("figure", label ? "frame" : "");
     picture.src = source;
-    picture.alt = `Picture ${i + 1} of the question`;
-    byId("pictures").append(picture);
+    picture.alt = label || `Picture ${i + 1} of the question`;
+    frame.append(picture);
+    if (label) frame.append(make("figcaption", "", label));
+    byId("pictures").append(frame);
   });
   question.options.forEach((option) => {
     const item = make("li", (option === data.answer ? "chosen" : "") + (option === question.true_option ? " true" : ""), option);

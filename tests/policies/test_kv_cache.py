@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from svip_search._types import Question
-from svip_search.models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie, question_key
+from svip_search._question_key import question_key
+from svip_search.models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie
 
 
 def slices(*lengths: int, layers: int = 2, fill: float | None = None) -> list[KeyValues]:

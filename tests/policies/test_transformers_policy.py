@@ -21,6 +21,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 from svip_search._errors import ImageError, ModelFileError, PolicyError
 from svip_search._question_key import question_key
 from svip_search._types import Candidate, Policy, ProposeRequest, Question
+from svip_search._video import Video
 from svip_search.models.prompt import build_inputs, encode_step
 from svip_search.policies.transformers_policy import GumbelStream, TransformersPolicy, nucleus
 
@@ -57,6 +58,7 @@ QUESTIONS = (
     Question("what ?", images=[picture(1, 64, 32)], options=["4", "red"]),
     Question("is the circle red ?", images=[picture(2, 32, 64), picture(3)]),
     Question("what is 4 ?"),
+    Question("what is red ?", images=[picture(4), Video([picture(i, 32, 32) for i in (5, 6, 7)]), picture(8)]),
 )
 LIMIT = 16
 _known: dict[Any, Any] = {}
@@ -301,6 +303,42 @@ def test_a_call_encodes_a_picture_once_without_any_cache(llava: Any) -> None:
     for request, got in zip(requests, found, strict=True):
         (alone,) = policy.propose([request])
         assert [[c.text for c in steps] for steps in got] == [[c.text for c in steps] for steps in alone]
+
+
+def changed() -> list[Question]:
+    """The question with pictures and a video, with one picture after the other replaced, and in other orders."""
+    text, (first, video, last) = QUESTIONS[4].text, QUESTIONS[4].images
+    frames = list(video.source)
+    films = [[*frames[:i], picture(50 + i, 32, 32), *frames[i + 1 :]] for i in range(3)]
+    films += [frames[::-1], [frames[0], frames[2], frames[1]], frames[:2]]
+    shown = [[first, Video(film), last] for film in films]
+    shown += [[picture(60), video, last], [first, video, picture(61)], [last, video, first], [video, first, last]]
+    return [Question(text, images=images) for images in (*shown, [first, *frames, last])]
+
+
+def test_every_frame_and_the_order_of_frames_matter(family: Any) -> None:
+    def logits(question: Question) -> Any:
+        inputs = build_inputs(family[1], question)
+        if "image_grid_thw" in inputs:
+            inputs["mm_token_type_ids"] = (inputs["input_ids"] == family[0].config.image_token_id).int()
+        with torch.no_grad():
+            return family[0](**inputs).logits[0, -1]
+
+    right = logits(QUESTIONS[4])
+    assert torch.equal(logits(QUESTIONS[4]), right)
+    for i, question in enumerate(changed()):
+        assert (logits(question) - right).abs().max() > 1e-3, i
+
+
+def test_a_question_with_another_frame_is_another_question(family: Any) -> None:
+    together = policy_for(family)
+    requests = [ProposeRequest(q, (), 1, 3, 0.0) for q in (QUESTIONS[4], *changed())]
+    assert len({question_key(r.question) for r in requests}) == len(requests)
+    for request in requests * 2:  # all their prompts are in the cache the second time
+        (got,), (alone,) = together.propose([request]), policy_for(family, cache_tokens=0).propose([request])
+        assert len(got) == len(alone)
+        for one, other in zip(got, alone, strict=True):
+            assert_same(one, other)
 
 
 def test_forget(llava: Any) -> None:

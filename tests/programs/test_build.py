@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svip_search import Question
+from svip_search import ImageError, Question, Video
 from svip_search._images import open_image
 from svip_search.datasets import svip
 from svip_search.datasets.puzzles import generate_puzzle
@@ -286,6 +286,10 @@ def test_any_question_can_be_labelled() -> None:
         assert len(steps) == 3
         with pytest.raises(ValueError, match="must have its true answer"):
             label_programs(Question("How many?"), Recorded(), sandbox.run, seen, truth)
+        grey = np.zeros((4, 4, 3), np.uint8)
+        for images in ([grey, grey], [Video([grey])]):
+            with pytest.raises(ImageError, match="must have one picture at most"):
+                label_programs(Question("How many?", images, answer="3"), Recorded(), sandbox.run, seen, truth)
 
 
 def test_records_of_other_pictures_bring_them_along(tmp_path: Path) -> None:
