@@ -137,11 +137,15 @@ class Reader(ABC):
             return np.full(ids.shape, STEP, np.uint8)
         return np.where(ids == image_token(self.backbone.config), IMAGE, QUESTION).astype(np.uint8)
 
+    def inputs(self, reading: Reading) -> dict[str, Any]:
+        """Return the tensors of the prompt, on the model's device."""
+        return model_inputs(self.backbone, self.processor, reading.question)
+
     def _read_prompts(self, readings: list[Reading]) -> None:
         """Run prompts through the backbone, those whose tensors have equal shapes together."""
         groups: dict[Any, list[tuple[Reading, dict[str, Any]]]] = {}
         for reading in readings:
-            inputs = model_inputs(self.backbone, self.processor, reading.question)
+            inputs = self.inputs(reading)
             reading.ids[()] = tuple(inputs["input_ids"][0].tolist())
             reading.offset = int(self.backbone.config.model_type == "paligemma")  # counts from one
             self._check_length(reading, ())

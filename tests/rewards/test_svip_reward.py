@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
@@ -23,7 +25,9 @@ from transformers import (
 
 from svip_search import kernels
 from svip_search._errors import ImageError, ModelFileError, RewardError
+from svip_search._question_key import question_key
 from svip_search._types import Question, RewardModel
+from svip_search._video import Video
 from svip_search.kernels.triatt import KVTree, triatt
 from svip_search.models.embedded import new_model, new_processor
 from svip_search.models.prompt import build_inputs, encode_step
@@ -163,7 +167,7 @@ def whole(reward: SvipReward, question: Question, path: tuple[str, ...]) -> np.n
     segments = prompt_segments + [STEP] * (len(ids) - len(prompt))
     assert IMAGE in segments
     inputs |= {"input_ids": torch.tensor([ids]), "attention_mask": torch.ones(1, len(ids), dtype=torch.int64)}
-    if "mm_token_type_ids" in inputs:
+    if "image_grid_thw" in inputs:
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == image).int()
     with torch.no_grad():
         hidden = reward.backbone.base_model(**inputs).last_hidden_state
@@ -422,6 +426,41 @@ def test_many_new_prompts_take_several_passes(monkeypatch):
     assert rows == [PROMPTS, 3, 2]
     for question in (many[0], many[-1], two):
         np.testing.assert_allclose(reward.evaluate(question, [(A,)])[0], whole(reward, question, (A,)), atol=1e-5)
+
+
+FRAMES = [picture(i) for i in range(11, 14)]
+FILM = Question("what is missing ?", images=[picture(10), Video(FRAMES), picture(14)], options=["1", "2"])
+OTHER_FILMS = [
+    *([picture(10), Video([*FRAMES[:i], picture(20 + i), *FRAMES[i + 1 :]]), picture(14)] for i in range(3)),
+    [picture(10), Video(FRAMES[::-1]), picture(14)],
+    [picture(10), Video(FRAMES[:2]), picture(14)],
+    [picture(30), Video(FRAMES), picture(14)],
+    [picture(14), Video(FRAMES), picture(10)],
+    [picture(10), *FRAMES, picture(14)],
+]
+
+
+@pytest.mark.parametrize("make", [llava, *(partial(tiny_models.build, name) for name in tiny_models.FAMILIES)])
+def test_several_pictures_and_videos(make):
+    reward = make_reward(make)
+    questions = [FILM, *(Question(FILM.text, images=images, options=FILM.options) for images in OTHER_FILMS)]
+    assert len({question_key(q) for q in questions}) == len(questions)
+    paths = [(A,), (A, B), (A, C_), (A, B, D)]
+    found = reward.evaluate_many([(q, paths) for q in questions])
+    for question, rewards in zip(questions, found, strict=True):
+        for path, one in zip(paths, rewards, strict=True):  # what was kept and shared is what one plain pass gives
+            np.testing.assert_allclose(one, whole(reward, question, path), atol=3e-5)
+    for rewards in found[1:]:  # every frame counts, and so does their order
+        assert max(np.abs(a - b).max() for a, b in zip(rewards, found[0], strict=True)) > 1e-4
+    passed = reward.usage.reward_tokens
+    again = reward.evaluate(FILM, [(A, B, C_)])
+    assert reward.usage.reward_tokens - passed == len(encode_step(reward.processor.tokenizer, C_))
+    np.testing.assert_allclose(again[0], whole(reward, FILM, (A, B, C_)), atol=3e-5)
+
+
+def test_a_model_of_one_picture_refuses_several():
+    with pytest.raises(ImageError, match="A puzzle model takes 1 picture; the question has 5"):
+        make_reward(puzzle).evaluate(FILM, [(A,)])
 
 
 def test_degenerate_merged_calls():
