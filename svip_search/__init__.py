@@ -93,10 +93,14 @@ if TYPE_CHECKING:
     from .policies.openai_policy import OpenAIPolicy
     from .policies.transformers_policy import TransformersPolicy
     from .rewards._step_layout import StepFormat
+    from .rewards.judge_reward import JudgeReward
     from .rewards.rl_reward import RewardFunction, answer_reward, reward_functions, step_rewards
+    from .rewards.rule_reward import RuleReward, true_answer
+    from .rewards.rules import Rule
     from .rewards.scalar_reward import ScalarReward
     from .rewards.svip_reward import SvipReward
     from .rewards.token_reward import TokenClassificationReward
+    from .rewards.weighted_reward import WeightedReward
     from .rewards.yes_no_reward import MarkerStyle, YesNoReward
     from .viewer import render_html, write_html
 
@@ -120,6 +124,11 @@ _LAZY = {
     "StepFormat": "rewards._step_layout",
     "Video": "_video",
     "Frame": "_video",
+    "JudgeReward": "rewards.judge_reward",
+    "RuleReward": "rewards.rule_reward",
+    "true_answer": "rewards.rule_reward",
+    "Rule": "rewards.rules",
+    "WeightedReward": "rewards.weighted_reward",
     "RewardFunction": "rewards.rl_reward",
     "answer_reward": "rewards.rl_reward",
     "reward_functions": "rewards.rl_reward",
@@ -167,6 +176,7 @@ __all__ = [
     "Hybrid",
     "HybridReward",
     "ImageError",
+    "JudgeReward",
     "Lookahead",
     "MarkerStyle",
     "MCTS",
@@ -190,6 +200,8 @@ __all__ = [
     "RewardModel",
     "Rollout",
     "Round",
+    "Rule",
+    "RuleReward",
     "Run",
     "RunStats",
     "ScalarReward",
@@ -215,6 +227,7 @@ __all__ = [
     "Usage",
     "Video",
     "Vote",
+    "WeightedReward",
     "WeightedVote",
     "YesNoReward",
     "__version__",
@@ -237,5 +250,6 @@ __all__ = [
     "solve_many",
     "step_rewards",
     "step_value",
+    "true_answer",
     "write_html",
 ]

@@ -7,6 +7,7 @@ vision              what programs ask when they look at a picture: ``ClassicalVi
 sandbox             ``Sandbox``: runs a program that nobody has read
 assess              ``assess.assess``: relevance, logic and attribute correctness of every block
 narrate             ``narrate.narrate``: what a block did, as a step of a chain of thought
+program_reward      ``ProgramReward``: programs vote on the answer of a path
 build               ``build.build``: a labelled data set, resumable
 =================== ==========================================================================================
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .label import label_programs
     from .llm import LlmProgramGenerator
     from .narrate import Narrator, PolicyNarrator
+    from .program_reward import ProgramReward
     from .puzzles import PuzzleProgramGenerator
     from .sandbox import Sandbox
     from .vision import AugmentedVision, ClassicalVision, NoisyVision, TransformersVision, TruthVision, Vision
@@ -39,6 +41,7 @@ _HOMES = {
     "label": ("label_programs",),
     "llm": ("LlmProgramGenerator",),
     "narrate": ("Narrator", "PolicyNarrator"),
+    "program_reward": ("ProgramReward",),
     "puzzles": ("PuzzleProgramGenerator",),
     "sandbox": ("Sandbox",),
     "vision": ("AugmentedVision", "ClassicalVision", "NoisyVision", "TransformersVision", "TruthVision", "Vision"),
@@ -63,6 +66,7 @@ __all__ = [
     "Program",
     "ProgramGenerator",
     "ProgramNode",
+    "ProgramReward",
     "ProgramTree",
     "PuzzleProgramGenerator",
     "Region",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from .._errors import PolicyError, SvipSearchError
-from ._http import JsonClient
+from .._http import HttpClient, data_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,20 +56,22 @@ class OpenAITextModel:
     """A model behind a server that speaks the chat completions or completions protocol of OpenAI.
 
     Args:
-        base_url: the address up to and with its version, such as ``http://127.0.0.1:8080/v1``.
+        base_url: the address up to and with its version, such as ``http://127.0.0.1:8080/v1``; several
+            addresses are equal servers.
         model: its name there.
         api_key: sent as a bearer token; None sends none.
         timeout: seconds for a call of :meth:`complete`, with all tries and waits.
         retries: how many more tries after a passing fault: an error status 408, 425, 429 or 5xx, a broken
             connection, an answer that is not what the protocol says.  ``Retry-After`` is kept to.
-        max_bytes: largest accepted answer.
+        max_bytes: largest accepted answer, after decompression.
 
     Raises:
         ValueError: an argument is out of range.
+        ImportError: aiohttp is not installed.
 
     Notes:
         A server that gives fewer choices than it was asked for is asked again for the rest, with
-        another seed.  Threads may share one object; every request has a connection of its own.
+        another seed.  Threads may share one object.  Connections are kept for the next request.
 
     Example:
         >>> model = OpenAITextModel("http://127.0.0.1:9/v1", "some-model", timeout=1, retries=0)
@@ -83,7 +83,7 @@ class OpenAITextModel:
 
     def __init__(
         self,
-        base_url: str,
+        base_url: str | Sequence[str],
         model: str,
         api_key: str | None = None,
         *,
@@ -94,7 +94,7 @@ class OpenAITextModel:
         if not model:
             raise ValueError("`model` must name a model; got ''.")
         self.model = model
-        self._client = JsonClient(base_url, api_key=api_key, timeout=timeout, retries=retries, max_bytes=max_bytes)
+        self._client = HttpClient(base_url, api_key=api_key, timeout=timeout, retries=retries, max_bytes=max_bytes)
 
     def complete(
         self,
@@ -115,12 +115,20 @@ class OpenAITextModel:
         if stop:
             body["stop"] = list(stop)
         path = "/chat/completions" if chat else "/completions"
+        return self._client.run(self._ask(path, body, n, seed)) if n else []
+
+    async def _ask(self, path: str, body: dict[str, Any], n: int, seed: int) -> list[str]:
+        """Return the texts of as many requests as it takes, all before one deadline."""
         texts: list[str] = []
         end = time.monotonic() + self._client.timeout
         while len(texts) < n:
             rest = {"n": n - len(texts), "seed": (seed + len(texts)) % (1 << 31)}
-            texts += self._client.post(path, body | rest, _choices, end=end)
+            texts += await self._client.post(path, body | rest, _choices, timeout=end - time.monotonic())
         return texts[:n]
+
+    def close(self) -> None:
+        """Close the connections; a later call opens new ones."""
+        self._client.close()
 
 
 def _check(
@@ -172,24 +180,6 @@ def _with_images(messages: Prompt, images: Sequence[Any]) -> list[dict[str, Any]
         parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": data_url(i)}} for i in images]
         found[-1]["content"] = [*parts, {"type": "text", "text": found[-1]["content"]}]
     return found
-
-
-def data_url(image: Any) -> str:
-    """Return a picture as a ``data:`` address of a PNG file.
-
-    Raises:
-        ImageError: it cannot be read.
-
-    Example:
-        >>> import numpy as np
-        >>> data_url(np.zeros((2, 2, 3), np.uint8))[:22]
-        'data:image/png;base64,'
-    """
-    from .._images import open_image
-
-    buffer = io.BytesIO()
-    open_image(image).save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 class TransformersTextModel:

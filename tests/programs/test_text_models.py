@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import importlib.util
 import io
+import json
 import shutil
 import ssl
 import subprocess
@@ -206,12 +208,20 @@ def test_a_flood_is_cut_off(chunked):
     assert peak < 8_000_000
 
 
-def test_a_compressed_answer_is_refused():
-    with (
-        fault_server(reply(b"\x1f\x8b", Content_Encoding="gzip")) as server,
-        pytest.raises(PolicyError, match="compress"),
-    ):
-        model(server).complete("a", 1)
+def test_a_compressed_answer_is_read_within_the_limit():
+    body = json.dumps({"choices": [{"text": "ok" + " " * 5000}]}).encode()
+    with fault_server(reply(gzip.compress(body), Content_Encoding="gzip")) as server:
+        assert model(server).complete("a", 1)[0].strip() == "ok"
+        with pytest.raises(PolicyError, match="more than 4000 bytes"):
+            model(server, max_bytes=4000).complete("a", 1)
+
+
+def test_equal_servers_stand_in_for_each_other():
+    with fault_server(reply(b"", "503 Busy", Retry_After="60")) as busy, fault_server(choices("fine")) as free:
+        asked = OpenAITextModel([busy.url, free.url], "m", retries=1)
+        assert [asked.complete("a", 1) for _ in range(4)] == [["fine"]] * 4
+        asked.close()
+    assert len(busy.requests) <= 1
 
 
 DRIPS = {

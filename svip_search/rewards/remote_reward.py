@@ -1,0 +1,408 @@
+"""A reward model behind a server of this library (`svip_search.serving.reward_app`).
+
+::
+
+    paths whose rewards are kept        -> from the cache
+    the others, question by question    -> requests of up to `batch` paths, several at a time
+    a picture                           -> in full once, by its digest from then on
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._aggregate import Scoring
+from .._budget import Usage
+from .._errors import RewardError, SvipSearchError
+from .._http import HttpClient
+from .._http._servers import weight
+from .._types import DIMENSIONS, Prefix, Question
+from ._remote_items import Scores, Sendable, Sendables
+
+Kind = Literal["prm", "orm"]
+Outcome = NDArray[np.float32] | SvipSearchError
+
+#: Questions, and characters of pictures, of one request: servers take no more than 256 and 20 MiB.
+MOST_ITEMS, MOST_SIZE = 128, 12 << 20
+_COUNTS = ("reward_tokens", "cached_reward_tokens", "reward_calls")
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a server says of its model."""
+
+    kind: Kind
+    scoring: Scoring | None
+    name: str
+    causal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A question of a request with its paths."""
+
+    sendable: Sendable
+    paths: list[Prefix]
+
+
+def as_reward(value: Any, steps: int, kind: Kind) -> NDArray[np.float32]:
+    """Return the rewards of a path as an array: float32 [T, 3] of a ``"prm"``, [] of an ``"orm"``.
+
+    Raises:
+        ValueError: they have another shape, or are not all in [0, 1].
+
+    Example:
+        >>> as_reward([[0.5, 1, 0]], 1, "prm").tolist()
+        [[0.5, 1.0, 0.0]]
+    """
+    wanted = (steps, len(DIMENSIONS)) if kind == "prm" else ()
+    try:
+        found = np.asarray(value, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"rewards must be numbers of shape {list(wanted)}") from None
+    if found.size == 0 and not steps and kind == "prm":
+        return np.zeros(wanted, np.float32)
+    if found.shape != wanted:
+        raise ValueError(f"rewards must have shape {list(wanted)}; got {list(found.shape)}")
+    if not bool(np.all((found >= 0) & (found <= 1))):  # no NaN either
+        raise ValueError("rewards must lie in [0, 1]")
+    return found
+
+
+class RemoteReward:
+    """A reward model behind one or several equal servers.
+
+    Args:
+        base_url: the address up to and with its version, such as ``http://127.0.0.1:8000/v1``; several are equal
+            servers of the same model, and every question stays with one of them while that is well.
+        kind: of the model, ``"prm"`` or ``"orm"``; None asks the server when it is first needed.
+        api_key: sent as a bearer token.  It travels with a pickle of the model; that of ``api_key_env`` does not.
+        api_key_env: the environment variable that holds it.
+        timeout: seconds for a request, with all tries and waits.
+        retries: how many more tries after a passing fault.
+        batch: most paths of a request.
+        concurrent_calls: calls that a search makes at a time.
+        cache: paths whose rewards are kept (steps, where the server says that its model is causal); 0 keeps none.
+        max_bytes: largest accepted answer.
+
+    Attributes:
+        usage: what the server says it has spent.
+
+    Raises:
+        ValueError: an argument is out of range.
+
+    Notes:
+        Rewards are those of the model bit for bit: a float32 has one shortest form in JSON.  They are checked
+        (shape, in [0, 1]) before they are believed.  Usable from several threads and from several event loops one
+        after another.  A pickle holds the settings alone.
+
+    Example:
+        >>> reward = RemoteReward("http://127.0.0.1:9/v1", kind="prm", timeout=1, retries=0)
+        >>> reward.evaluate(Question("Which?"), [("a step",)])
+        Traceback (most recent call last):
+        ...
+        svip_search._errors.RewardError: The reward server at 127.0.0.1:9 ...
+        >>> reward.close()
+    """
+
+    def __init__(
+        self,
+        base_url: str | Sequence[str],
+        *,
+        kind: Kind | None = None,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
+        timeout: float = 120.0,
+        retries: int = 3,
+        batch: int = 64,
+        concurrent_calls: int = 4,
+        cache: int = 65_536,
+        max_bytes: int = 1 << 24,
+    ) -> None:
+        self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if kind not in (None, "prm", "orm"):
+            raise ValueError(f"`kind` must be 'prm', 'orm' or None; got {kind!r}.")
+        if batch < 1 or concurrent_calls < 1 or cache < 0:
+            got = f"{batch}, {concurrent_calls} and {cache}"
+            raise ValueError(f"`batch` and `concurrent_calls` must be >= 1, `cache` >= 0; got {got}.")
+        self.batch, self.concurrent_calls = batch, concurrent_calls
+        self.usage = Usage()
+        self._kind = kind
+        self._about: About | None = None
+        self._sendables, self._scores = Sendables(), Scores(cache)
+        self._shown: set[str] = set()  # digests of pictures that servers have seen
+        self._lock = threading.Lock()
+        self._client = HttpClient(
+            base_url,
+            api_key=_key(api_key, api_key_env),
+            timeout=timeout,
+            retries=retries,
+            max_bytes=max_bytes,
+            error=RewardError,
+            name="reward server",
+        )
+        addresses = self._client._addresses
+        self._urls = [address.url for address in addresses]
+        self._where = ", ".join(address.authority for address in addresses)
+
+    # -- what the model is ------------------------------------------------------------------------
+
+    @property
+    def kind(self) -> Kind:
+        """``"prm"`` or ``"orm"``; asks the server, where it was not given.
+
+        Raises:
+            RewardError: the server cannot be asked.
+        """
+        return self._kind or self._client.run(self.adescribe()).kind
+
+    @property
+    def scoring(self) -> Scoring | None:
+        """How strategies should fold the rewards of steps into a score, where the model recommends it.
+
+        Raises:
+            RewardError: the server cannot be asked.
+        """
+        return self._client.run(self.adescribe()).scoring
+
+    async def adescribe(self) -> About:
+        """Return what the server says of its model; it is asked once.
+
+        Raises:
+            RewardError: it cannot be asked, or its model is of another kind than was said.
+        """
+        if self._about is None:
+            about = await self._client.get("/reward", _read_about)
+            if self._kind not in (None, about.kind):
+                raise RewardError(
+                    f"`kind` is {self._kind!r}, but the reward server at {self._where} has a model of kind "
+                    f"{about.kind!r} ({about.name})."
+                )
+            self._scores.causal = about.causal and about.kind == "prm"
+            self._about, self._kind = about, about.kind
+        return self._about
+
+    # -- rewards ----------------------------------------------------------------------------------
+
+    def evaluate(self, question: Question, paths: Sequence[Prefix]) -> list[NDArray[np.float32]]:
+        """Return the rewards of each path, float32 [T, 3], of an ``"orm"`` [], in [0, 1].
+
+        Raises:
+            TypeError: a path is not made of texts.
+            ImageError: a picture cannot be read.
+            RewardError: the server cannot be asked, or has no rewards for a path.
+        """
+        (rewards,) = self.evaluate_many([(question, paths)])
+        return rewards
+
+    def evaluate_many(self, items: Sequence[tuple[Question, Sequence[Prefix]]]) -> list[list[NDArray[np.float32]]]:
+        """Return what `evaluate` returns for each of several questions; raises the same."""
+        found = self._client.run(self.aevaluate_many(items))
+        for outcome in (one for rewards in found for one in rewards):
+            if isinstance(outcome, Exception):
+                raise outcome
+        return cast(list[list[NDArray[np.float32]]], found)
+
+    async def aevaluate_many(self, items: Sequence[tuple[Question, Sequence[Prefix]]]) -> list[list[Outcome]]:
+        """Return for each item one outcome a path: its rewards, or the error that stands for them.
+
+        Args:
+            items: questions with their paths.
+
+        Raises:
+            TypeError: a path is not made of texts.
+            RewardError: the server cannot be asked what kind of model it has.
+        """
+        asked = [(question, [_checked(path) for path in paths]) for question, paths in items]
+        await self.adescribe()
+        sendables = await _gather([self._sendable(question) for question, _ in asked])
+        found: dict[tuple[str, Prefix], Outcome] = {}
+        wanted: dict[str, tuple[Sendable, dict[Prefix, None]]] = {}
+        for sendable, (_, paths) in zip(sendables, asked, strict=True):
+            if isinstance(sendable, SvipSearchError):
+                continue
+            for path in paths:
+                if (known := self._scores.find(sendable.key, path)) is not None:
+                    found[sendable.key, path] = known
+                else:
+                    wanted.setdefault(sendable.key, (sendable, {}))[1][path] = None
+        chunks = list(self._chunks([_Item(sendable, list(paths)) for sendable, paths in wanted.values()]))
+        for outcomes in await _gather([self._ask(*chunk) for chunk in chunks]):
+            found.update(outcomes)
+        return [
+            [sendable if isinstance(sendable, SvipSearchError) else found[sendable.key, path] for path in paths]
+            for sendable, (_, paths) in zip(sendables, asked, strict=True)
+        ]
+
+    async def _sendable(self, question: Question) -> Sendable | SvipSearchError:
+        if (found := self._sendables.find(question)) is not None:
+            return found
+        try:
+            if not question.images:
+                return self._sendables.make(question)
+            return await asyncio.to_thread(self._sendables.make, question)
+        except SvipSearchError as error:
+            return error
+
+    def _chunks(self, items: Sequence[_Item]) -> Iterator[tuple[str, list[_Item]]]:
+        """Yield requests, each with a key that leads to the server of all its questions."""
+        by_server: dict[str, list[_Item]] = {}
+        for item in items:
+            server = max(self._urls, key=lambda url: weight(item.sendable.key, url))
+            by_server.setdefault(server, []).append(item)
+        for group in by_server.values():
+            for chunk in _split(group, self.batch):
+                yield group[0].sendable.key, chunk
+
+    async def _ask(self, key: str, items: Sequence[_Item]) -> dict[tuple[str, Prefix], Outcome]:
+        """Send one request and return its outcomes."""
+        try:
+            rewards, spent = await self._post(key, items)
+        except RewardError as error:
+            return {(item.sendable.key, path): error for item in items for path in item.paths}
+        with self._lock:
+            self.usage += spent
+            if len(self._shown) > 4096:  # a server keeps fewer
+                self._shown.clear()
+            self._shown.update(*(item.sendable.digests for item in items))
+        found: dict[tuple[str, Prefix], Outcome] = {}
+        for item, values in zip(items, rewards, strict=True):
+            for path, value in zip(item.paths, values, strict=True):
+                found[item.sendable.key, path] = self._outcome(item.sendable.key, path, value)
+        return found
+
+    async def _post(self, key: str, items: Sequence[_Item]) -> tuple[list[list[Any]], Usage]:
+        read = partial(_read_rewards, lengths=[len(item.paths) for item in items])
+        shown = frozenset(self._shown)
+        refer = any(item.sendable.digests & shown for item in items)
+        if refer:
+            try:
+                return await self._client.post("/rewards", _body(items, shown), read, key=key)
+            except RewardError as error:
+                # The server has dropped a picture, or it is another one than the last time.
+                if getattr(error.__cause__, "status", None) != 409:
+                    raise
+        return await self._client.post("/rewards", _body(items, frozenset()), read, key=key)
+
+    def _outcome(self, key: str, path: Prefix, value: Any) -> Outcome:
+        """Return the rewards of a path, checked and kept, or what is wrong with them."""
+        assert self._kind is not None
+        if isinstance(value, dict):
+            return RewardError(f"The reward server at {self._where} has no rewards for a path: {_short(value)}")
+        try:
+            reward = as_reward(value, len(path), self._kind)
+        except ValueError as error:
+            return RewardError(f"The reward server at {self._where} gave rewards that cannot be used: {error}.")
+        self._scores.keep(key, path, reward)
+        return reward
+
+    # -- housekeeping -----------------------------------------------------------------------------
+
+    def forget(self, question: Question) -> None:
+        """Drop all that was kept for a question here, for example when its search has ended."""
+        if (found := self._sendables.find(question)) is not None:
+            self._scores.forget(found.key)
+            self._sendables.forget(question)
+
+    async def arelease(self) -> None:
+        """Close the connections of the running event loop, which ends."""
+        await self._client.arelease()
+
+    def close(self) -> None:
+        """Close all connections; a later call opens new ones."""
+        self._client.close()
+
+    def __enter__(self) -> RemoteReward:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(RemoteReward, **self._settings), ()
+
+    def __repr__(self) -> str:
+        return f"RemoteReward({self._settings['base_url']!r})"
+
+
+def _split(items: Sequence[_Item], batch: int) -> Iterator[list[_Item]]:
+    """Yield the items in requests of limited size; an item of many paths comes in parts."""
+    chunk: list[_Item] = []
+    room, size = batch, 0
+    for item in items:
+        paths = item.paths
+        while paths:
+            if chunk and (not room or len(chunk) == MOST_ITEMS or size + item.sendable.size > MOST_SIZE):
+                yield chunk
+                chunk, room, size = [], batch, 0
+            chunk.append(_Item(item.sendable, paths[:room]))
+            paths, room, size = paths[room:], max(room - len(paths), 0), size + item.sendable.size
+    if chunk:
+        yield chunk
+
+
+async def _gather(coroutines: Sequence[Any]) -> list[Any]:
+    """Return what all of them return; the first error is raised when all have ended."""
+    found = await asyncio.gather(*coroutines, return_exceptions=True)
+    for outcome in found:
+        if isinstance(outcome, BaseException) and not isinstance(outcome, SvipSearchError):
+            raise outcome
+    return found
+
+
+def _checked(path: Any) -> Prefix:
+    if isinstance(path, str) or any(not isinstance(step, str) for step in path):
+        raise TypeError(f"`paths` must hold tuples of step texts; got {path!r}.")
+    return tuple(path)
+
+
+def _body(items: Sequence[_Item], shown: frozenset[str]) -> dict[str, Any]:
+    return {"items": [{"question": i.sendable.body(shown.__contains__), "paths": i.paths} for i in items]}
+
+
+def _read_about(answer: Any) -> About:
+    if not isinstance(answer, Mapping) or answer.get("kind") not in ("prm", "orm"):
+        raise ValueError("no reward model's `kind`")
+    if list(answer.get("dimensions", DIMENSIONS)) != list(DIMENSIONS):
+        raise ValueError("other `dimensions`")
+    scoring = answer.get("scoring")
+    try:
+        recommended = None if scoring is None else Scoring(**scoring)
+    except TypeError as error:
+        raise ValueError(f"another `scoring`: {error}") from None
+    return About(answer["kind"], recommended, str(answer.get("name", "")), answer.get("causal") is True)
+
+
+def _read_rewards(answer: Any, lengths: Sequence[int]) -> tuple[list[list[Any]], Usage]:
+    found = answer.get("rewards") if isinstance(answer, Mapping) else None
+    if not isinstance(found, list) or [len(one) if isinstance(one, list) else -1 for one in found] != list(lengths):
+        raise ValueError("no `rewards` for every path")
+    told = answer.get("usage")
+    counts = {name: told.get(name) for name in _COUNTS} if isinstance(told, Mapping) else {}
+    whole = {name: n for name, n in counts.items() if type(n) is int and 0 <= n < 2**53}
+    return found, Usage(**whole)
+
+
+def _short(value: Mapping[str, Any]) -> str:
+    """Return the text of an error, foreign as it is, as one short line."""
+    text = str(value.get("error", "nothing said"))[:1000]
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+
+
+def _key(api_key: str | None, name: str | None) -> str | None:
+    if name is None:
+        return api_key
+    if api_key is not None:
+        raise ValueError("`api_key` and `api_key_env` exclude each other; got both.")
+    if not os.environ.get(name):
+        raise ValueError(f"`api_key_env` must name an environment variable that is set; got {name!r}.")
+    return os.environ[name]
