@@ -23,6 +23,7 @@ from ._errors import (
     BackendUnavailable,
     BudgetExhausted,
     ImageError,
+    JournalError,
     ModelFileError,
     PolicyError,
     RewardError,
@@ -85,6 +86,7 @@ from .strategies import (
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from ._journal import Journal, new_owner
     from ._video import Frame, Video
     from .datasets.puzzles import Puzzle, generate_puzzle
     from .datasets.puzzlevqa import load_puzzlevqa
@@ -129,6 +131,8 @@ _LAZY = {
     "true_answer": "rewards.rule_reward",
     "Rule": "rewards.rules",
     "WeightedReward": "rewards.weighted_reward",
+    "Journal": "_journal",
+    "new_owner": "_journal",
     "RewardFunction": "rewards.rl_reward",
     "answer_reward": "rewards.rl_reward",
     "reward_functions": "rewards.rl_reward",
@@ -176,6 +180,8 @@ __all__ = [
     "Hybrid",
     "HybridReward",
     "ImageError",
+    "Journal",
+    "JournalError",
     "JudgeReward",
     "Lookahead",
     "MarkerStyle",
@@ -242,6 +248,7 @@ __all__ = [
     "load_puzzlevqa",
     "load_reward",
     "make",
+    "new_owner",
     "render_html",
     "reward_critic",
     "reward_functions",
