@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from .policies.transformers_policy import TransformersPolicy
     from .rewards._step_layout import StepFormat
     from .rewards.judge_reward import JudgeReward
+    from .rewards.remote_reward import RemoteReward
     from .rewards.rl_reward import RewardFunction, answer_reward, reward_functions, step_rewards
     from .rewards.rule_reward import RuleReward, true_answer
     from .rewards.rules import Rule
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     from .rewards.token_reward import TokenClassificationReward
     from .rewards.weighted_reward import WeightedReward
     from .rewards.yes_no_reward import MarkerStyle, YesNoReward
+    from .serving import policy_app, reward_app, serve
     from .viewer import render_html, write_html
 
 # Imported when first used, so that the search itself needs numpy alone.
@@ -133,6 +135,10 @@ _LAZY = {
     "WeightedReward": "rewards.weighted_reward",
     "Journal": "_journal",
     "new_owner": "_journal",
+    "RemoteReward": "rewards.remote_reward",
+    "policy_app": "serving",
+    "reward_app": "serving",
+    "serve": "serving",
     "RewardFunction": "rewards.rl_reward",
     "answer_reward": "rewards.rl_reward",
     "reward_functions": "rewards.rl_reward",
@@ -197,6 +203,7 @@ __all__ = [
     "Rebase",
     "RefinedBestOfN",
     "ReflectiveMCTS",
+    "RemoteReward",
     "Report",
     "Result",
     "RetrievalMCTS",
@@ -249,10 +256,13 @@ __all__ = [
     "load_reward",
     "make",
     "new_owner",
+    "policy_app",
     "render_html",
+    "reward_app",
     "reward_critic",
     "reward_functions",
     "select_answer",
+    "serve",
     "solve",
     "solve_many",
     "step_rewards",

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 141
         return _complain(error, words, code=2)
     except ImportError as error:
-        hint = f"{error}; `pip install svip-search[models]` installs what the models need"
+        hint = f"{error}; `pip install svip-search[all]` installs what the command line needs"
         return _complain(UsageError(hint), words, code=2)
     except KeyboardInterrupt:
         print("svip-search: interrupted", file=sys.stderr)
@@ -71,12 +71,12 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         words: the arguments to come: the flags of ``train`` and ``data`` are read from their
             configurations, which need torch and more, and so are only added where they are asked for.
     """
-    from . import data, evaluate, judge, kernels, models, solve, train
+    from . import data, evaluate, judge, kernels, models, run, serve, solve, train
 
     parser = _Parser("svip-search", description="Guided search over chains of thought about pictures.")
     parser.add_argument("--version", action="version", version=f"svip-search {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for module in (solve, evaluate, judge, models, kernels):
+    for module in (solve, run, evaluate, judge, models, kernels, serve):
         module.add_command(commands)
     for name, heavy in (("train", train), ("data", data)):
         heavy.add_command(commands, with_flags=bool(words) and words[0] == name)

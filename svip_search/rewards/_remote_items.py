@@ -34,7 +34,8 @@ class Sendable:
     Args:
         question: as it was given.
         key: its name by content.
-        pictures: one entry a picture, a list of them a video; each the address and its digest.
+        pictures: one entry a picture, its address and its digest; of a video a list of them, each with the
+            seconds at which it is shown.
     """
 
     question: Question
@@ -50,16 +51,19 @@ class Sendable:
 
     def body(self, known: Callable[[str], bool]) -> dict[str, Any]:
         """Return the question as JSON; of pictures that the server knows, digests alone."""
-        images = [
-            {"frames": [_sent(one, known) for one in entry]} if isinstance(entry, list) else _sent(entry, known)
-            for entry in self.pictures
-        ]
+        images = [_film(e, known) if isinstance(e, list) else _sent(e, known) for e in self.pictures]
         return {"text": self.question.text, "images": images, "options": list(self.question.options)}
 
 
 def _flat(pictures: Sequence[Any]) -> Iterator[tuple[str, str]]:
     for entry in pictures:
-        yield from entry if isinstance(entry, list) else (entry,)
+        yield from (frame[:2] for frame in entry) if isinstance(entry, list) else (entry,)
+
+
+def _film(frames: Sequence[tuple[str, str, float | None]], known: Callable[[str], bool]) -> dict[str, Any]:
+    film: dict[str, Any] = {"frames": [_sent(frame[:2], known) for frame in frames]}
+    seconds = [frame[2] for frame in frames]
+    return film if seconds == [None] * len(frames) else {**film, "seconds": seconds}
 
 
 def _sent(picture: tuple[str, str], known: Callable[[str], bool]) -> str | dict[str, str]:
@@ -81,7 +85,7 @@ def _encoded(image: Any) -> Any:
     from .._video import Video
 
     if isinstance(image, Video):
-        return [_encoded(frame.image) for frame in image.read()]
+        return [(*_encoded(frame.image), frame.seconds) for frame in image.read()]
     url = data_url(image)
     return url, picture_digest(url)
 

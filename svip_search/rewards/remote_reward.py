@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,25 +25,14 @@ from .._budget import Usage
 from .._errors import RewardError, SvipSearchError
 from .._http import HttpClient
 from .._http._servers import weight
-from .._types import DIMENSIONS, Prefix, Question
+from .._types import Prefix, Question
 from ._remote_items import Scores, Sendable, Sendables
+from ._remote_protocol import About, Kind, as_reward, read_about, read_rewards, short
 
-Kind = Literal["prm", "orm"]
 Outcome = NDArray[np.float32] | SvipSearchError
 
 #: Questions, and characters of pictures, of one request: servers take no more than 256 and 20 MiB.
 MOST_ITEMS, MOST_SIZE = 128, 12 << 20
-_COUNTS = ("reward_tokens", "cached_reward_tokens", "reward_calls")
-
-
-@dataclass(frozen=True, slots=True)
-class About:
-    """What a server says of its model."""
-
-    kind: Kind
-    scoring: Scoring | None
-    name: str
-    causal: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,30 +41,6 @@ class _Item:
 
     sendable: Sendable
     paths: list[Prefix]
-
-
-def as_reward(value: Any, steps: int, kind: Kind) -> NDArray[np.float32]:
-    """Return the rewards of a path as an array: float32 [T, 3] of a ``"prm"``, [] of an ``"orm"``.
-
-    Raises:
-        ValueError: they have another shape, or are not all in [0, 1].
-
-    Example:
-        >>> as_reward([[0.5, 1, 0]], 1, "prm").tolist()
-        [[0.5, 1.0, 0.0]]
-    """
-    wanted = (steps, len(DIMENSIONS)) if kind == "prm" else ()
-    try:
-        found = np.asarray(value, dtype=np.float32)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"rewards must be numbers of shape {list(wanted)}") from None
-    if found.size == 0 and not steps and kind == "prm":
-        return np.zeros(wanted, np.float32)
-    if found.shape != wanted:
-        raise ValueError(f"rewards must have shape {list(wanted)}; got {list(found.shape)}")
-    if not bool(np.all((found >= 0) & (found <= 1))):  # no NaN either
-        raise ValueError("rewards must lie in [0, 1]")
-    return found
 
 
 class RemoteReward:
@@ -181,7 +146,7 @@ class RemoteReward:
             RewardError: it cannot be asked, or its model is of another kind than was said.
         """
         if self._about is None:
-            about = await self._client.get("/reward", _read_about)
+            about = await self._client.get("/reward", read_about)
             if self._kind not in (None, about.kind):
                 raise RewardError(
                     f"`kind` is {self._kind!r}, but the reward server at {self._where} has a model of kind "
@@ -281,7 +246,7 @@ class RemoteReward:
         return found
 
     async def _post(self, key: str, items: Sequence[_Item]) -> tuple[list[list[Any]], Usage]:
-        read = partial(_read_rewards, lengths=[len(item.paths) for item in items])
+        read = partial(read_rewards, lengths=[len(item.paths) for item in items])
         shown = frozenset(self._shown)
         refer = any(item.sendable.digests & shown for item in items)
         if refer:
@@ -297,7 +262,7 @@ class RemoteReward:
         """Return the rewards of a path, checked and kept, or what is wrong with them."""
         assert self._kind is not None
         if isinstance(value, dict):
-            return RewardError(f"The reward server at {self._where} has no rewards for a path: {_short(value)}")
+            return RewardError(f"The reward server at {self._where} has no rewards for a path: {short(value)}")
         try:
             reward = as_reward(value, len(path), self._kind)
         except ValueError as error:
@@ -367,35 +332,6 @@ def _checked(path: Any) -> Prefix:
 
 def _body(items: Sequence[_Item], shown: frozenset[str]) -> dict[str, Any]:
     return {"items": [{"question": i.sendable.body(shown.__contains__), "paths": i.paths} for i in items]}
-
-
-def _read_about(answer: Any) -> About:
-    if not isinstance(answer, Mapping) or answer.get("kind") not in ("prm", "orm"):
-        raise ValueError("no reward model's `kind`")
-    if list(answer.get("dimensions", DIMENSIONS)) != list(DIMENSIONS):
-        raise ValueError("other `dimensions`")
-    scoring = answer.get("scoring")
-    try:
-        recommended = None if scoring is None else Scoring(**scoring)
-    except TypeError as error:
-        raise ValueError(f"another `scoring`: {error}") from None
-    return About(answer["kind"], recommended, str(answer.get("name", "")), answer.get("causal") is True)
-
-
-def _read_rewards(answer: Any, lengths: Sequence[int]) -> tuple[list[list[Any]], Usage]:
-    found = answer.get("rewards") if isinstance(answer, Mapping) else None
-    if not isinstance(found, list) or [len(one) if isinstance(one, list) else -1 for one in found] != list(lengths):
-        raise ValueError("no `rewards` for every path")
-    told = answer.get("usage")
-    counts = {name: told.get(name) for name in _COUNTS} if isinstance(told, Mapping) else {}
-    whole = {name: n for name, n in counts.items() if type(n) is int and 0 <= n < 2**53}
-    return found, Usage(**whole)
-
-
-def _short(value: Mapping[str, Any]) -> str:
-    """Return the text of an error, foreign as it is, as one short line."""
-    text = str(value.get("error", "nothing said"))[:1000]
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
 
 
 def _key(api_key: str | None, name: str | None) -> str | None:

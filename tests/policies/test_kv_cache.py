@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
 
-from svip_search._types import Question
 from svip_search._question_key import question_key
+from svip_search._types import Question
 from svip_search.models.kv_cache import BatchCache, KeyValues, Node, PrefixTrie
 
 

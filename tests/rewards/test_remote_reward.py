@@ -35,8 +35,9 @@ from svip_search import (
     solve_many,
 )
 from svip_search._types import RewardModel
-from svip_search._video import Video
-from svip_search.rewards.remote_reward import RemoteReward, as_reward
+from svip_search._video import Frame, Video
+from svip_search.rewards._remote_protocol import as_reward
+from svip_search.rewards.remote_reward import RemoteReward
 from svip_search.serving import Limits, reward_app, running
 from svip_search.serving._app import make_app
 from svip_search.testing import HashPolicy, HashReward
@@ -189,7 +190,7 @@ def test_large_requests_are_split() -> None:
 
 def test_pictures_are_sent_once() -> None:
     model = Noting()
-    film = Video([picture(1), picture(2)])
+    film = Video([Frame(picture(1), 0.5), Frame(picture(2), 1.25)])
     question = Question("Which?", images=[picture(0), film])
     bodies: list[int] = []
     with running(reward_app(model)) as url, RemoteReward(url) as reward:
@@ -203,9 +204,9 @@ def test_pictures_are_sent_once() -> None:
     for seen, _ in model.asked:
         plain, video = seen.images
         assert np.array_equal(np.asarray(plain), question.images[0])
-        assert [np.array_equal(np.asarray(f.image), p) for f, p in zip(video.read(), film.source, strict=True)] == [
-            True
-        ] * 2
+        for arrived, sent in zip(video.read(), film.source, strict=True):
+            assert np.array_equal(np.asarray(arrived.image), sent.image)
+            assert arrived.seconds == sent.seconds
 
 
 def test_a_server_that_has_forgotten_a_picture_gets_it_again() -> None:

@@ -1,0 +1,217 @@
+"""``svip-search run``: a file of questions, however long it takes and whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._budget import Budget
+from ..strategies import STRATEGIES, make
+from ._arguments import UsageError, non_negative_float, output_file, positive_float, positive_int
+
+if TYPE_CHECKING:
+    from .._journal import Journal
+    from .._schedule import RunStats
+    from ..runs.runner import Counts
+    from ..runs.workers import Plan
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to the parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "run",
+        help="answer a file of questions, in a run that survives anything",
+        description="Search for the answer to every question of a file.  Results go into a journal one by one, and "
+        "from there into --out.  The same command continues a run that was interrupted, killed or cut off, and "
+        "several processes, started at any time, share one.  Ctrl-C ends it once the open searches have ended, "
+        "a second one at once.",
+    )
+    parser.add_argument("questions", metavar="QUESTIONS", help="JSON lines: question, images, options, answer, id")
+    parser.add_argument("--out", type=output_file, required=True, metavar="FILE",
+                        help="results: JSON lines, or Parquet where it ends in .parquet")  # fmt: skip
+    _add_models(parser)
+    _add_search(parser)
+    _add_work(parser)
+    _add_output(parser)
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    parser.set_defaults(run=run)
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("models")
+    group.add_argument("--policy", default="puzzle-tiny", metavar="NAME", help="name, folder, hub id, address of a "
+                       "server (http://host/v1), or module:object (puzzle-tiny)")  # fmt: skip
+    group.add_argument("--model", metavar="NAME", help="what the policy's server calls the model")
+    group.add_argument("--reward", default="svip-tiny", metavar="NAME",
+                       help="name, folder, address of a server, module:object, or 'none' (svip-tiny)")  # fmt: skip
+    group.add_argument("--api-key-env", default="SVIP_API_KEY", metavar="NAME",
+                       help="environment variable with the key of the servers (SVIP_API_KEY)")  # fmt: skip
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("search; another setting is another run, with a journal of its own")
+    group.add_argument("--strategy", default="mcts", help=f"how to search (mcts): {', '.join(STRATEGIES)}")
+    group.add_argument("--n", type=positive_int, default=16, metavar="N", help="trajectories or iterations (16)")
+    group.add_argument("--patience", type=positive_int, metavar="N",
+                       help="end a search once N more trajectories have not changed the answer")  # fmt: skip
+    group.add_argument("--temperature", type=non_negative_float, help="of the policy's sampling (default 1)")
+    group.add_argument("--budget-tokens", type=positive_int, metavar="N", help="policy and reward tokens a question")
+    group.add_argument("--budget-calls", type=positive_int, metavar="N", help="calls of the policy a question")
+    group.add_argument("--budget-seconds", type=positive_float, metavar="S", help="time a question")
+    group.add_argument("--seed", type=int, default=0, help="the same seed gives the same results (0)")
+    group.add_argument("--warm-from", metavar="JOURNAL", help="search the trees of an earlier run (--trees) further")
+
+
+def _add_work(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("work")
+    group.add_argument("--journal", type=output_file, metavar="FILE", help="keeps the run (default: OUT as .db)")
+    group.add_argument("--searches", type=positive_int, default=16, metavar="N", help="open at once (16)")
+    group.add_argument("--processes", type=positive_int, default=1, metavar="N",
+                       help="on this machine, each with models of its own (1)")  # fmt: skip
+    group.add_argument("--lease", type=positive_float, default=60.0, metavar="S",
+                       help="seconds after which others take over from a process that died (60)")  # fmt: skip
+    group.add_argument("--attempts", type=positive_int, default=3, metavar="N",
+                       help="tries of a question whose models fail (3)")  # fmt: skip
+    group.add_argument("--retry-failed", action="store_true", help="try what has failed again")
+    group.add_argument("--check", action="store_true", help="look for all pictures and videos before beginning")
+    group.add_argument("--no-call-cache", action="store_true", help="do not keep calls of the models")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument("--trees", nargs="?", const=True, default=False, metavar="FOLDER",
+                       help="keep the trees: in a column of --out, or one file each in a folder")  # fmt: skip
+    group.add_argument("--export-only", action="store_true", help="write --out from the journal, search nothing")
+    group.add_argument("--quiet", action="store_true", help="no progress bar and no summary")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run, export, and return the exit code."""
+    from .._journal import Journal
+    from ..runs.export import export
+
+    path = arguments.journal or arguments.out.with_suffix(".db")
+    _check(arguments, path)
+    plan = None if arguments.export_only else _plan(arguments, path)
+    with Journal.open(path, fingerprint=None if plan is None else _settings(arguments, plan)) as journal:
+        gave_up, level = 0, 0
+        if plan is not None:
+            _prepare(arguments, journal)
+            gave_up, level = _work(arguments, plan, journal)
+        export(journal, arguments.out, _ids(arguments.questions), trees=arguments.trees)
+        return _summary(arguments, journal, gave_up, level)
+
+
+def _check(arguments: argparse.Namespace, journal: Path) -> None:
+    """Refuse what cannot be meant, before anything is written."""
+    from ..runs.models import is_address
+
+    if arguments.strategy not in STRATEGIES:
+        names = ", ".join(STRATEGIES)
+        raise UsageError(f"argument --strategy: must be one of {names}; got {arguments.strategy!r}")
+    if arguments.strategy == "retrieval-mcts":
+        raise UsageError("argument --strategy: 'retrieval-mcts' needs worked examples, see `svip-search solve`")
+    if arguments.reward == "none" and STRATEGIES[arguments.strategy].needs_reward:
+        raise UsageError("argument --reward: this strategy needs a reward model; got 'none'")
+    if is_address(arguments.policy) and arguments.model is None:
+        raise UsageError("argument --model: must be given for a policy on a server")
+    if not Path(arguments.questions).is_file():
+        raise UsageError(f"argument QUESTIONS: must be a file; there is no '{arguments.questions}'")
+    if arguments.export_only and not journal.is_file():
+        raise UsageError(f"argument --export-only: there is no journal '{journal}'")
+    if len({p.resolve() for p in (Path(arguments.questions), arguments.out, journal)}) < 3:
+        raise UsageError("QUESTIONS, --out and --journal must be three files")
+
+
+def _plan(arguments: argparse.Namespace, journal: Path) -> Plan:
+    from ..runs.workers import Plan
+
+    wanted = {"temperature": arguments.temperature, "patience": arguments.patience}
+    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    return Plan(
+        journal=str(journal), folder=str(Path(arguments.questions).parent), policy=arguments.policy,
+        reward=arguments.reward, strategy=make(arguments.strategy, n=arguments.n, **given),
+        budget=Budget(
+            tokens=arguments.budget_tokens, policy_calls=arguments.budget_calls, seconds=arguments.budget_seconds
+        ),
+        model=arguments.model, seed=arguments.seed, searches=arguments.searches, lease=arguments.lease,
+        attempts=arguments.attempts, keep_trees=bool(arguments.trees), warm_from=arguments.warm_from,
+        cache=not arguments.no_call_cache, api_key_name=arguments.api_key_env,
+    )  # fmt: skip
+
+
+def _settings(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
+    """Return the fingerprint of the run: what its journal must have been made with."""
+    from ..runs.models import identity
+    from ..runs.settings import fingerprint
+
+    policy, reward = identity(plan.policy, "policy", plan.model), identity(plan.reward, "reward")
+    warm = {} if plan.warm_from is None else {"warm_from": Path(plan.warm_from).name}
+    return fingerprint(plan.strategy, plan.budget, plan.seed, policy, reward, **warm)
+
+
+def _prepare(arguments: argparse.Namespace, journal: Journal) -> None:
+    """Put the questions into the journal, all or none."""
+    from ..runs.questions import read_questions
+
+    entries = read_questions(arguments.questions, check=arguments.check)
+    journal.add((entry.id, entry.hash, entry.payload) for entry in entries)
+    if arguments.retry_failed:
+        journal.retry()
+
+
+def _ids(questions: str) -> Any:
+    from ..runs.questions import read_questions
+
+    return (entry.id for entry in read_questions(questions))
+
+
+def _work(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[int, int]:
+    """Search; return the code with which the run gave up (0: it did not), and how often it was asked to end."""
+    from .._errors import PolicyError
+    from ..runs.stop import Stop
+    from ..runs.workers import Workers, take_part_here
+    from ._progress import training_bar
+
+    counts = journal.counts()
+    if not counts.waiting and not counts.leased:
+        return 0, 0
+    alone = arguments.processes == 1
+    loaded = plan.load() if alone else None
+    stop = Stop(raises=alone)
+    with training_bar("questions", arguments.quiet) as report, stop.listening():
+        show = _shown(report)
+        try:
+            if loaded is None:
+                return Workers(plan, arguments.processes, journal).run(stop, show), stop.level
+            take_part_here(plan, loaded, stop, show)
+        except PolicyError as error:
+            print(f"svip-search: error: {error}", file=sys.stderr)
+            return 1, stop.level
+    return 0, stop.level
+
+
+def _shown(report: Callable[[int, int, str], None]) -> Callable[[Counts, RunStats], None]:
+    def show(counts: Counts, stats: RunStats) -> None:
+        failed = f"  {counts.failed:,} failed" if counts.failed else ""
+        report(counts.done + counts.failed, counts.total, f"{stats.tokens_per_second:,.0f} tokens/s{failed}")
+
+    return show
+
+
+def _summary(arguments: argparse.Namespace, journal: Journal, gave_up: int, level: int) -> int:
+    """Say how the run stands, and return the exit code."""
+    counts = journal.counts()
+    left = counts.waiting + counts.leased
+    interrupted = level > 0 and left > 0
+    if not arguments.quiet or interrupted:
+        failed = f", {counts.failed:,} failed" if counts.failed else ""
+        goes_on = f"; the same command does the other {left:,}" if left else ""
+        head = "svip-search: interrupted: " if interrupted else ""
+        print(f"{head}{counts.done:,} of {counts.total:,} done{failed}{goes_on}", file=sys.stderr)
+    if interrupted:
+        return 130
+    return gave_up or int(bool(counts.failed or left) and not arguments.export_only)
