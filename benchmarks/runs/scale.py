@@ -1,4 +1,4 @@
-"""How a run grows with its servers: simulated, in virtual time, through the scheduler and the client's choice of server.
+"""How a run grows with its servers: in virtual time, through the real scheduler and the client's choice of server.
 
 ``python benchmarks/runs/scale.py`` writes a record and a figure for docs/scaling.md.  A server is a model of continuous
 batching: every sequence in flight slows all others down a little, a question's prompt is read once a server while it
@@ -182,7 +182,8 @@ def run(
         found.update(
             seconds=seconds, steps=steps, steps_per_second=steps / seconds,
             prompts_per_question=sum(m.prompts for m in farm.machines) / questions,
-            server_seconds_per_question=servers * seconds / questions, half_done=float(np.median(ends)), faults=farm.faults,
+            server_seconds_per_question=servers * seconds / questions, half_done=float(np.median(ends)),
+            faults=farm.faults,
         )  # fmt: skip
 
     run_virtual(main())

@@ -46,13 +46,13 @@ def training_bar(label: str, quiet: bool = False) -> Iterator[Report]:
 
 
 def _lines(err: Console, label: str) -> Report:
-    last = time.monotonic()
+    last, complete = time.monotonic(), False
 
     def report(done: int, total: int, text: str) -> None:
-        nonlocal last
+        nonlocal last, complete
         now = time.monotonic()
-        if now - last >= _LINE_EVERY or done == total:
-            last = now
+        if now - last >= _LINE_EVERY or (done == total and not complete):
+            last, complete = now, done == total
             err.print(f"{label} {done}/{total}  {text}", markup=False)
 
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ from ._arguments import UsageError, non_negative_float, output_file, positive_fl
 if TYPE_CHECKING:
     from .._journal import Journal
     from .._schedule import RunStats
-    from ..runs.runner import Counts
-    from ..runs.workers import Plan
+    from ..runs.cluster import RayWorkers
+    from ..runs.protocols import Counts
+    from ..runs.workers import Plan, Workers
 
 
 def add_command(commands: Any) -> None:
@@ -69,8 +71,16 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("work")
     group.add_argument("--journal", type=output_file, metavar="FILE", help="keeps the run (default: OUT as .db)")
     group.add_argument("--searches", type=positive_int, default=16, metavar="N", help="open at once (16)")
-    group.add_argument("--processes", type=positive_int, default=1, metavar="N",
-                       help="on this machine, each with models of its own (1)")  # fmt: skip
+    group.add_argument("--processes", type=positive_int, metavar="N",
+                       help="each with models of its own (1; with --ray 2)")  # fmt: skip
+    group.add_argument("--ray", nargs="?", const="", metavar="ADDRESS", help="--processes on a Ray cluster instead: "
+                       "host:port, 'auto' for the one of this machine, or nothing to start one here")  # fmt: skip
+    group.add_argument("--policy-replicas", type=positive_int, default=0, metavar="N",
+                       help="with --ray: processes with the policy, for all to ask (0: each has its own)")  # fmt: skip
+    group.add_argument("--reward-replicas", type=positive_int, default=0, metavar="N",
+                       help="with --ray: the same for the reward model")  # fmt: skip
+    group.add_argument("--replica-gpus", type=non_negative_float, default=0.0, metavar="G",
+                       help="with --ray: GPUs of each of these (0)")  # fmt: skip
     group.add_argument("--lease", type=positive_float, default=60.0, metavar="S",
                        help="seconds after which others take over from a process that died (60)")  # fmt: skip
     group.add_argument("--attempts", type=positive_int, default=3, metavar="N",
@@ -148,7 +158,8 @@ def _settings(arguments: argparse.Namespace, plan: Plan) -> dict[str, Any]:
     from ..runs.models import identity
     from ..runs.settings import fingerprint
 
-    policy, reward = identity(plan.policy, "policy", plan.model), identity(plan.reward, "reward")
+    key = os.environ.get(plan.api_key_name)
+    policy, reward = identity(plan.policy, "policy", plan.model), identity(plan.reward, "reward", api_key=key)
     warm = {} if plan.warm_from is None else {"warm_from": Path(plan.warm_from).name}
     return fingerprint(plan.strategy, plan.budget, plan.seed, policy, reward, **warm)
 
@@ -173,25 +184,44 @@ def _work(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[
     """Search; return the code with which the run gave up (0: it did not), and how often it was asked to end."""
     from .._errors import PolicyError
     from ..runs.stop import Stop
-    from ..runs.workers import Workers, take_part_here
+    from ..runs.workers import take_part_here
     from ._progress import training_bar
 
     counts = journal.counts()
     if not counts.waiting and not counts.leased:
         return 0, 0
-    alone = arguments.processes == 1
-    loaded = plan.load() if alone else None
-    stop = Stop(raises=alone)
+    workers = _workers(arguments, plan, journal)
+    loaded = plan.load() if workers is None else (None, None)
+    stop = Stop(raises=workers is None)
     with training_bar("questions", arguments.quiet) as report, stop.listening():
         show = _shown(report)
         try:
-            if loaded is None:
-                return Workers(plan, arguments.processes, journal).run(stop, show), stop.level
+            if workers is not None:
+                return workers.run(stop, show), stop.level
             take_part_here(plan, loaded, stop, show)
         except PolicyError as error:
             print(f"svip-search: error: {error}", file=sys.stderr)
             return 1, stop.level
     return 0, stop.level
+
+
+def _workers(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> Workers | RayWorkers | None:
+    """Return the processes that are to search; None where this one does."""
+    if arguments.ray is not None:
+        from ..runs.cluster import Cluster, RayWorkers
+
+        cluster = Cluster(
+            address=arguments.ray or None, workers=arguments.processes or 2, replica_gpus=arguments.replica_gpus,
+            policy_replicas=arguments.policy_replicas, reward_replicas=arguments.reward_replicas,
+        )  # fmt: skip
+        return RayWorkers(plan, cluster, journal)
+    if arguments.policy_replicas or arguments.reward_replicas:
+        raise UsageError("arguments --policy-replicas and --reward-replicas: need --ray")
+    if (arguments.processes or 1) == 1:
+        return None
+    from ..runs.workers import Workers
+
+    return Workers(plan, arguments.processes, journal)
 
 
 def _shown(report: Callable[[int, int, str], None]) -> Callable[[Counts, RunStats], None]:

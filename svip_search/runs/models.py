@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 import re
 import sys
+from dataclasses import asdict
 from typing import Any
 
 from .settings import folder_identity
@@ -68,21 +70,23 @@ def load_reward(name: str, api_key: str | None = None) -> Any:
     return zoo.load_reward(name)
 
 
-def identity(name: str, kind: str, model: str | None = None) -> dict[str, Any] | None:
+def identity(name: str, kind: str, model: str | None = None, api_key: str | None = None) -> dict[str, Any] | None:
     """Return who a model is for the fingerprint of a run; where it is, is no part of it.
 
     Args:
         name: see `load_policy`.
         kind: ``"policy"`` or ``"reward"``.
         model: the name a server knows it by.
+        api_key: for a server of a reward model, which is asked who it is.
 
     Raises:
         ModelFileError: there is no such model.
+        RewardError: the server does not say.
     """
     if name == "none":
         return None
     if is_address(name):
-        return {"server": model if model is not None else kind}
+        return {"server": model} if kind == "policy" else _served(name, api_key)
     if is_object(name):
         return {"object": name}
     from ..models import zoo
@@ -91,6 +95,26 @@ def identity(name: str, kind: str, model: str | None = None) -> dict[str, Any] |
     if not os.path.isdir(folder):
         return {"name": name}
     return {"name": os.path.basename(os.path.abspath(folder)), "files": folder_identity(folder)}
+
+
+def _served(name: str, api_key: str | None) -> dict[str, Any]:
+    """Return who a server says its reward model is."""
+    from ..rewards.remote_reward import RemoteReward
+
+    with RemoteReward(_addresses(name), api_key=api_key, timeout=10.0) as reward:
+        about = asyncio.run(_described(reward))
+    return {
+        "server": about.name,
+        "kind": about.kind,
+        "scoring": None if about.scoring is None else asdict(about.scoring),
+    }
+
+
+async def _described(reward: Any) -> Any:
+    try:
+        return await reward.adescribe()
+    finally:
+        await reward.arelease()
 
 
 def _addresses(name: str) -> str | list[str]:

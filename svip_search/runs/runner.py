@@ -20,21 +20,22 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 from .._budget import Budget, Usage
 from .._drive import Run
-from .._errors import PolicyError
 from .._schedule import RunStats, Schedule, Task
 from .._solve import solve_many
 from .._tree import Tree
 from .._types import Policy, Result, RewardModel
 from ..strategies import MCTS, Strategy, make
-from .cached import CachedPolicy, CachedReward, CallCache, CallStore
+from .cached import CachedPolicy, CachedReward, CallCache
+from .health import Health
 from .leases import Leases
+from .protocols import Counts, Item, Store
 from .questions import as_question, missing_files
 from .settings import digest, model_identity
 
@@ -42,60 +43,6 @@ from .settings import digest, model_identity
 POLL = 1.0
 #: Seconds between two calls of ``progress``.
 SHOW = 0.5
-#: Pauses of up to a minute that are made while every search fails, before a run is given up.
-PAUSES = 16
-
-
-class Item(Protocol):
-    """A question that was claimed; ``attempt`` is 1 at its first claim."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def payload(self) -> Any: ...
-
-    @property
-    def attempt(self) -> int: ...
-
-
-class Counts(Protocol):
-    """How many items there are of each kind."""
-
-    @property
-    def waiting(self) -> int: ...
-
-    @property
-    def leased(self) -> int: ...
-
-    @property
-    def done(self) -> int: ...
-
-    @property
-    def failed(self) -> int: ...
-
-    @property
-    def total(self) -> int: ...
-
-
-class Store(CallStore, Protocol):
-    """What a run needs of a journal: `svip_search._journal.Journal` has it, and so may a proxy over a network."""
-
-    def claim(self, owner: str, limit: int, lease: float) -> Sequence[Item]: ...
-
-    def renew(self, owner: str, ids: Sequence[str], lease: float) -> list[str]: ...
-
-    def release(self, owner: str, ids: Sequence[str]) -> None: ...
-
-    def finish(self, owner: str, id: str, result: Any) -> bool: ...
-
-    def fail(self, owner: str, id: str, error: str, *, attempts: int) -> str: ...
-
-    def counts(self) -> Counts: ...
-
-    def results(self, ids: Sequence[str] | None = None) -> Iterator[tuple[str, Any]]: ...
-
-    def failures(self) -> Iterator[tuple[str, str]]: ...
 
 
 class Abandoned(BaseException):
@@ -210,6 +157,7 @@ def run(
     leases = Leases(store, owner or own_name(), lease)
     runner = _Runner(store, leases, attempts, seed, str(folder), keep_trees, trees, interrupt, progress)
     runner.schedule = schedule or Schedule()
+    runner.health = Health(runner.schedule.searches)
     asked: tuple[Any, Any] = policy, reward
     if cache:
         runner.cache = leases.cache = CallCache(store)
@@ -251,6 +199,7 @@ class _Runner:
     """One process's part of a run."""
 
     schedule: Schedule
+    health: Health
     cache: CallCache | None = None
 
     def __init__(
@@ -272,7 +221,6 @@ class _Runner:
         self.ready: deque[Item] = deque()  # claimed, not opened
         self.opened: dict[int, Item] = {}
         self.index = 0
-        self.health = _Health(self)
         self._shown = 0.0
         self._stats = RunStats()
 
@@ -430,44 +378,6 @@ class _Runner:
         if self.keep_trees:
             plain["tree"] = result.tree.to_dict()
         return {"id": item.id, **plain}
-
-
-class _Health:
-    """Whether searches succeed: where one after another fails, a run pauses and then tries single ones."""
-
-    def __init__(self, runner: _Runner) -> None:
-        self.runner = runner
-        self.failing = self.pauses = 0
-        self.reason = ""
-
-    @property
-    def probing(self) -> bool:
-        """Whether one search at a time is tried."""
-        return self.pauses > 0
-
-    def allows(self, opened: int) -> bool:
-        """Whether another search may be opened."""
-        if self.probing:
-            return not opened and not self.failing
-        return self.failing < max(self.runner.schedule.searches, 8)
-
-    def note(self, good: bool, reason: str | None) -> None:
-        """Take note of a search that has ended."""
-        if good:
-            self.failing = self.pauses = 0
-        else:
-            self.failing += 1
-            self.reason = reason or ""
-
-    def pause(self) -> float:
-        """Return how many seconds to wait before the next try; 0 where all is well."""
-        if self.allows(0):
-            return 0.0
-        if self.pauses == PAUSES:
-            raise PolicyError(f"all searches fail; nothing is lost, and the run can be continued: {self.reason}")
-        self.pauses += 1
-        self.failing = 0
-        return float(min(60, 2 ** (self.pauses - 1)))
 
 
 def _fault(result: Result) -> str | None:

@@ -17,7 +17,8 @@ from .._schedule import RunStats, Schedule
 from .._tree import Tree
 from ..strategies import Strategy
 from . import models
-from .runner import Counts, RunReport, Show, Store, run
+from .protocols import Counts, Store
+from .runner import RunReport, Show, run
 from .stop import Stop
 
 #: Workers that may die one after another without anything being finished meanwhile.

@@ -19,8 +19,9 @@ from typing import Any
 import svip_search
 from svip_search import Candidate, ProposeRequest, Schedule, Strategy, make
 from svip_search._journal import Journal
+from svip_search.runs.protocols import Store
 from svip_search.runs.questions import read_questions
-from svip_search.runs.runner import Store, run
+from svip_search.runs.runner import run
 from svip_search.testing import HashPolicy, HashReward
 
 HERE = Path(__file__).parent

@@ -468,6 +468,11 @@ def test_models_behind_addresses(call: Call, questions: Path, tmp_path: Path) ->
         words[4], words[6] = first, second
         assert call(*words)[0] == 0
     assert rows_of(out)[:12] == before
+    with running(policy_app(policy)) as first, running(reward_app(reward, name="another")) as second:
+        words[4], words[6] = first, second
+        code, _, err = call(*words)
+        assert code == 2
+        assert "another" in err  # not the reward model that the run began with
     words[8] = "another"
     assert call(*words)[0] == 2
 

@@ -25,7 +25,7 @@ ray = pytest.importorskip("ray", reason="needs Ray")
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning")]  # of Ray's own files and pipes
 
 from svip_search.runs.cluster import Cluster, JournalActor, RayStore, RayWorkers  # noqa: E402
-from svip_search.runs.cluster._ray import connect  # noqa: E402
+from svip_search.runs.cluster._ray import _knock, connect  # noqa: E402
 from svip_search.runs.cluster.store import Files  # noqa: E402
 
 HASH = {"policy": "svip_search.testing:HashPolicy", "reward": "svip_search.testing:HashReward"}
@@ -77,12 +77,17 @@ def test_the_results_are_those_of_a_local_run(tmp_path, replicas):
     questions = write_questions(tmp_path / "q.jsonl", 24)
     plan = plan_of(tmp_path)
     with journal_of(tmp_path / "run.db", questions) as journal:
-        seen = []
+        seen, spent = [], []
+
+        def watch(counts: Any, stats: Any) -> None:
+            seen.append(counts.done)
+            spent.append(stats.usage.tokens)
+
         workers = RayWorkers(plan, Cluster(workers=2, policy_replicas=replicas, reward_replicas=replicas), journal)
-        assert workers.run(Stop(), lambda counts, stats: seen.append(counts.done)) == 0
+        assert workers.run(Stop(), watch) == 0
         journal.verify()
         assert answers(journal) == local(tmp_path, questions, plan) and len(answers(journal)) == 24
-    assert seen[-1] == 24
+    assert seen[-1] == 24 and spent[-1] > 0
 
 
 @pytest.mark.parametrize("victim", ["worker", "journal", "replica"])
@@ -243,3 +248,6 @@ def test_bad_clusters_are_refused_in_one_line():
             Cluster(**{name: value})
     with pytest.raises(ValueError, match="`address` must be host:port"):
         connect("ray://somewhere:10001", 1)
+    for address in ("127.0.0.1:9", "nowhere", "127.0.0.1:port"):
+        with pytest.raises(ConnectionError, match="`address` must be that of a Ray cluster"):
+            _knock(address)

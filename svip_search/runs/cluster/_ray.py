@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from typing import Any
 
 
@@ -43,12 +44,23 @@ def connect(address: str | None, cpus: int) -> bool:
         # Workers wait for models most of the time; how many share a core is for whoever asks for them.
         ray.init(num_cpus=max(cpus, os.cpu_count() or 1), include_dashboard=False, **quiet)
         return True
+    if address != "auto":
+        _knock(address)
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
         line = " ".join(str(error).split())[:300]
         raise ConnectionError(f"`address` must be that of a Ray cluster; {address!r} is not ({line})") from None
     return False
+
+
+def _knock(address: str) -> None:
+    """Raise unless somebody listens there: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise ConnectionError(f"`address` must be that of a Ray cluster; {address!r} is not ({error}).") from None
 
 
 def unwrapped(error: BaseException) -> BaseException:

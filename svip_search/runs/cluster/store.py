@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._tree import Tree
-from ..runner import Counts, Item
+from ..protocols import Counts, Item
 from ._ray import load_ray, unwrapped
 
 #: Results that cross at a time.

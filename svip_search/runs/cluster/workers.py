@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import time
@@ -14,7 +15,8 @@ from ..._budget import Usage
 from ..._errors import PolicyError
 from ..._schedule import RunStats
 from .. import models
-from ..runner import Counts, RunReport, Show, Store
+from ..protocols import Counts, Store
+from ..runner import RunReport, Show
 from ..stop import Stop
 from ..workers import LOOK, Deaths, Plan, take_part
 from ._ray import connect, load_ray, unwrapped
@@ -135,6 +137,7 @@ class RayWorkers:
         self.plan, self.cluster, self.store = plan, cluster, store
         self._deaths = Deaths()
         self._working: dict[Any, Any] = {}  # what a worker will report -> its handle
+        self._spent: dict[Any, int] = {}
 
     def run(self, stop: Stop, progress: Show) -> int:
         """Start the workers and wait for them; return 0.
@@ -161,18 +164,17 @@ class RayWorkers:
         self._prepare()
         for _ in range(self.cluster.workers):
             self._start()
-        code, spent, start, ending = 0, 0, time.monotonic(), float("inf")
+        start, ending = time.monotonic(), float("inf")
         while self._working and time.monotonic() < ending:
             ended, _ = ray.wait(list(self._working), timeout=LOOK)
             for report in ended:
-                code = self._take_leave(report, self._working.pop(report), stop) or code
-            spent = max(spent, self._tokens())
+                self._take_leave(report, self._working.pop(report), stop)
             stats = RunStats(seconds=time.monotonic() - start)
-            stats.usage.policy_tokens = spent
+            stats.usage.policy_tokens = self._tokens()
             progress(self.store.counts(), stats)
             if stop.level >= 2:
                 ending = min(ending, time.monotonic() + _GRACE)
-        return code
+        return 0
 
     def pids(self) -> list[int]:
         """Return the numbers of the workers' processes, on their machines."""
@@ -204,44 +206,34 @@ class RayWorkers:
         worker = actor.remote(self.plan, self._journal, self._root, self._replicas, self._key)
         self._working[worker.work.remote()] = worker
 
-    def _take_leave(self, report: Any, worker: Any, stop: Stop) -> int:
+    def _take_leave(self, report: Any, worker: Any, stop: Stop) -> None:
         """Take note of how a worker has ended; replace one that died."""
         ray = load_ray()
         try:
-            ray.get(report)
-            return 0
+            self._spent[worker] = ray.get(report).usage.tokens
         except ray.exceptions.RayActorError as error:
             if stop.level:
-                return 0
+                return
             if not self._deaths.tolerates(self.store.counts()):
                 raise PolicyError(f"one worker after another has died: {_line(error)}") from None
             self._start()
-            return 0
         except ray.exceptions.RayTaskError as error:
-            cause = unwrapped(error)
             self._pass_on(1)  # what stops one, stops the others
-            raise cause from None
+            raise unwrapped(error) from None
 
     def _tokens(self) -> int:
-        """Return what the workers that answer have spent."""
+        """Return what all workers have spent, as far as they have said."""
         ray = load_ray()
-        asked = [worker.spent.remote() for worker in self._working.values()]
-        ready, _ = ray.wait(asked, num_returns=len(asked), timeout=LOOK) if asked else ([], [])
-        return sum(_answers(ray, ready))
+        asked = {worker.spent.remote(): worker for worker in self._working.values()}
+        ready, _ = ray.wait(list(asked), num_returns=len(asked), timeout=LOOK) if asked else ([], [])
+        for answer in ready:
+            with contextlib.suppress(ray.exceptions.RayError):  # it has died meanwhile
+                self._spent[asked[answer]] = ray.get(answer)
+        return sum(self._spent.values())
 
     def _pass_on(self, level: int) -> None:
         for worker in self._working.values():
             worker.stop.remote(level)
-
-
-def _answers(ray: Any, ready: Sequence[Any]) -> list[int]:
-    found = []
-    for answer in ready:
-        try:
-            found.append(ray.get(answer))
-        except ray.exceptions.RayError:  # it has died meanwhile
-            continue
-    return found
 
 
 def _line(error: BaseException) -> str:
