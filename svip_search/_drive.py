@@ -318,15 +318,19 @@ class _Caller:
     def __init__(self, model: Any, timeout: float | None) -> None:
         self.model = model
         self.timeout = timeout
-        self.asynchronous = any(callable(getattr(model, name, None)) for name in ("apropose", "aevaluate_many"))
+        able = [_has_coroutine(one) for one in (model, getattr(model, "outcome", None)) if one is not None]
+        self.asynchronous = any(able)
+        #: Whether of a pair of reward models one is called in a thread: there, questions are forgotten too.
+        self._mixed = self.asynchronous and not all(able)
         self._reported = _calls.reported(model)
         self._forgotten: list[Question] = []
+        self._lock = threading.Lock()  # of what was reported and what is to be forgotten
         self._thread: ThreadPoolExecutor | None = None
 
     def answer(self, call: Call) -> tuple[list[Any], Usage]:
         """Make a call in this thread."""
         self._forget_now()
-        model = self.model.outcome if call.outcome_model else self.model
+        model = self._asked(call)
         if call.model == "policy":
             outcomes = _calls.propose(model, call.requests)
         else:
@@ -335,14 +339,19 @@ class _Caller:
 
     async def aanswer(self, call: Call) -> tuple[list[Any], Usage]:
         """Make a call without blocking the event loop."""
-        if not self.asynchronous or call.outcome_model:
+        model = self._asked(call)
+        if not _has_coroutine(model):
             return await self._in_thread(call)
-        self._forget_now()
+        if not self._mixed:
+            self._forget_now()
         if call.model == "policy":
-            outcomes = await _calls.apropose(self.model, call.requests, self.timeout)
+            outcomes = await _calls.apropose(model, call.requests, self.timeout)
         else:
-            outcomes = await _calls.aevaluate(self.model, call.items, self.timeout)
+            outcomes = await _calls.aevaluate(model, call.items, self.timeout)
         return outcomes, self._spent()
+
+    def _asked(self, call: Call) -> Any:
+        return self.model.outcome if call.outcome_model else self.model
 
     async def _in_thread(self, call: Call) -> tuple[list[Any], Usage]:
         import asyncio
@@ -353,18 +362,23 @@ class _Caller:
 
     def _spent(self) -> Usage:
         """Return what the model reports beyond the last time: of several calls at once, the first to end pays."""
-        now = _calls.reported(self.model)
-        spent, self._reported = now - self._reported, now
+        with self._lock:
+            now = _calls.reported(self.model)
+            spent, self._reported = now - self._reported, now
         return spent
 
     def forget(self, question: Question) -> None:
         """Let the model free what it keeps for a question, before its next call."""
         if callable(getattr(self.model, "forget", None)):
-            self._forgotten.append(question)
+            with self._lock:
+                self._forgotten.append(question)
 
     def _forget_now(self) -> None:
-        while self._forgotten:
-            self.model.forget(self._forgotten.pop())
+        with self._lock:
+            forgotten, self._forgotten = self._forgotten, []
+        for question in forgotten:
+            with contextlib.suppress(Exception):  # what a model raises never ends a search
+                self.model.forget(question)
 
     async def release(self) -> None:
         """Let the model close what it keeps open in this event loop, which ends now."""
@@ -375,6 +389,10 @@ class _Caller:
         """Let the thread end after the call it is in."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+
+def _has_coroutine(model: Any) -> bool:
+    return any(callable(getattr(model, name, None)) for name in ("apropose", "aevaluate_many"))
 
 
 def _declared(model: Any, name: str, attribute: str, default: int) -> int:

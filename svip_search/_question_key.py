@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,52 @@ def question_key(question: Question) -> str:
     for image in question.images:
         _add(digest, image)
     return digest.hexdigest()
+
+
+class QuestionKeys:
+    """`question_key` of the question objects that were asked about last: hashing pictures is dear.
+
+    Args:
+        most: objects that are known; they stay alive as long, so that the id of each stays its own.
+
+    Notes:
+        Thread-safe.
+
+    Example:
+        >>> keys, question = QuestionKeys(), Question("Which?")
+        >>> keys.known(question), keys(question) == question_key(question) == keys.known(question)
+        (None, True)
+    """
+
+    def __init__(self, most: int = 4096) -> None:
+        self.most = most
+        self._known: OrderedDict[int, tuple[Question, str]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __call__(self, question: Question) -> str:
+        """Return the key of a question, hashed only if the object is not known."""
+        key = self.known(question)
+        if key is None:
+            key = question_key(question)
+            with self._lock:
+                self._known[id(question)] = question, key
+                if len(self._known) > self.most:
+                    self._known.popitem(last=False)
+        return key
+
+    def known(self, question: Question) -> str | None:
+        """Return the key of an object that is known."""
+        with self._lock:
+            if (found := self._known.get(id(question))) is None:
+                return None
+            self._known.move_to_end(id(question))
+            return found[1]
+
+    def forget(self, question: Question) -> str:
+        """Drop an object; return its key."""
+        with self._lock:
+            _, key = self._known.pop(id(question), (None, None))
+        return question_key(question) if key is None else key
 
 
 def _add(digest: hashlib.blake2b, image: Any) -> None:

@@ -83,7 +83,7 @@ class Ways:
 
     def __init__(self, name: str, stack: ExitStack) -> None:
         self.local = load(name)
-        self.far = stack.enter_context(RemoteReward(stack.enter_context(server(name)), cache=0))
+        self.far = stack.enter_context(RemoteReward(stack.enter_context(server(name)), cache_size=0))
         self.loop = asyncio.new_event_loop()
         stack.callback(self.close)
         self.items = new_items()

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from .._errors import PolicyError, SvipSearchError
 from ._call import Call, Settings
 from ._protocol import Address, HttpFault, Scrubber, check_path
-from ._servers import Gate, HttpStats
+from ._servers import Gate, HttpStats, weight
 from ._sessions import Sessions
 
 T = TypeVar("T")
@@ -39,7 +39,9 @@ class HttpClient:
     Args:
         base_url: ``http(s)://host[:port][/path]`` up to and with its version, without user name, query or
             fragment; several addresses are equal servers.
-        api_key: sent as a bearer token; never part of a message, even if a server repeats it.
+        api_key: sent as a bearer token; never part of a message, even if a server repeats it.  It travels with a
+            pickle; that of ``api_key_env`` does not.
+        api_key_env: the environment variable that holds it.
         timeout: seconds for a call from the moment it is admitted, with all its tries and waits.
         retries: how many more tries after a passing fault, >= 0.
         max_bytes: largest accepted answer, after decompression.
@@ -72,6 +74,7 @@ class HttpClient:
         base_url: str | Sequence[str],
         *,
         api_key: str | None = None,
+        api_key_env: str | None = None,
         timeout: float = 60.0,
         retries: int = 3,
         max_bytes: int = 1 << 24,
@@ -88,14 +91,16 @@ class HttpClient:
         if retries < 0 or max_bytes < 1 or slots < 1:
             got = f"{retries}, {max_bytes} and {slots}"
             raise ValueError(f"`retries` must be >= 0, `max_bytes` and `slots` >= 1; got {got}.")
-        if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
+        key = _key(api_key, api_key_env)
+        if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
             raise ValueError("`api_key` must be printable ASCII; got something else.")
         if importlib.util.find_spec("aiohttp") is None:
             raise ImportError("Model servers need aiohttp: pip install 'svip-search[remote]'.")
         self.timeout, self.retries, self.max_bytes, self.slots = timeout, retries, max_bytes, slots
         self.error, self.name = error, name
-        self._api_key = api_key
-        self._clean = Scrubber(api_key)
+        self._secrets = {"api_key": api_key, "api_key_env": api_key_env}
+        self._api_key = key
+        self._clean = Scrubber(key)
         self._begin()
 
     def _begin(self) -> None:
@@ -120,10 +125,19 @@ class HttpClient:
     def _settings(self) -> dict[str, Any]:
         names = ("timeout", "retries", "max_bytes", "slots", "error", "name")
         settings = {name: getattr(self, name) for name in names}
-        return settings | {"base_url": [a.url for a in self._addresses], "api_key": self._api_key}
+        return settings | {"base_url": [a.url for a in self._addresses]} | self._secrets
 
     def __repr__(self) -> str:
         return f"HttpClient({', '.join(a.url for a in self._addresses)})"
+
+    @property
+    def where(self) -> str:
+        """Host and port of each server, as messages name them; no secret is among them."""
+        return ", ".join(a.authority for a in self._addresses)
+
+    def place(self, key: str) -> str:
+        """Return the address of the server that calls with this ``key`` go to while it is well and has room."""
+        return max((a.url for a in self._addresses), key=lambda url: weight(key, url))
 
     async def post(
         self,
@@ -223,3 +237,13 @@ class HttpClient:
 
 def _restore(settings: dict[str, Any]) -> HttpClient:
     return HttpClient(**settings)
+
+
+def _key(api_key: str | None, name: str | None) -> str | None:
+    if name is None:
+        return api_key
+    if api_key is not None:
+        raise ValueError("`api_key` and `api_key_env` exclude each other; got both.")
+    if not os.environ.get(name):
+        raise ValueError(f"`api_key_env` must name an environment variable that is set; got {name!r}.")
+    return os.environ[name]

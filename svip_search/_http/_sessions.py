@@ -58,9 +58,8 @@ class Sessions:
 
     def _bury(self) -> None:
         """Forget the sessions of loops that are closed."""
-        for loop in [loop for loop in self._open if loop.is_closed()]:
-            held = self._open.pop(loop, None)
-            if held is not None:
+        for loop in list(self._open):  # a copy, which other threads may make longer meanwhile
+            if loop.is_closed() and (held := self._open.pop(loop, None)) is not None:
                 _abandon(held[0])
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:

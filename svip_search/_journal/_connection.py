@@ -11,7 +11,7 @@ from typing import Any
 import apsw
 
 from .._errors import JournalError
-from ._errors import explained
+from ._errors import displaced, explained
 from ._schema import connect
 
 Row = tuple[Any, ...]
@@ -27,6 +27,7 @@ class Connection:
         self.path = path
         self.wait = wait
         self._db: apsw.Connection | None = db
+        self._file = _file_at(path)
         self._pid = os.getpid()
         self._lock = threading.Lock()
 
@@ -44,6 +45,8 @@ class Connection:
     def writing(self, *, durable: bool) -> Iterator[apsw.Connection]:
         """Hold the connection in a transaction that is on the disk at the end, or at the end of a later durable one."""
         with self.using() as db:
+            if not self.in_place():  # SQLite would go on writing to a file that nobody finds again
+                raise displaced(self.path)
             db.execute("PRAGMA synchronous = FULL" if durable else "PRAGMA synchronous = NORMAL")
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -58,7 +61,13 @@ class Connection:
     def another(self) -> Connection:
         """Return a second connection to the file, for what takes long or needs tables of its own."""
         with self.using():
-            return Connection(self.path, connect(self.path, self.wait), self.wait)
+            if not self.in_place():
+                raise displaced(self.path)
+            return Connection(self.path, connect(self.path, self.wait, create=False), self.wait)
+
+    def in_place(self) -> bool:
+        """Whether the path still leads to the file that is open."""
+        return self._file == _file_at(self.path)
 
     def close(self) -> None:
         """Close the file; twice is harmless."""
@@ -72,13 +81,24 @@ class Connection:
     def _connect_again(self) -> None:
         """In a forked child: leave the parent's connection alone, and its locks, which other threads may hold."""
         if self._leave_to_parent():
-            self._db = connect(self.path, self.wait)
+            if not self.in_place():
+                raise displaced(self.path)
+            self._db = connect(self.path, self.wait, create=False)
 
     def _leave_to_parent(self) -> bool:
         db, self._db, self._lock, self._pid = self._db, None, threading.Lock(), os.getpid()
         if db is not None:
             _LEFT_TO_PARENT.append(db)
         return db is not None
+
+
+def _file_at(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from all others, None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def rows(db: apsw.Connection, query: str, bindings: Sequence[Any] | Mapping[str, Any] = ()) -> list[Row]:

@@ -48,6 +48,13 @@ def _line(path: str, wait: float, error: apsw.Error) -> str:
     return f"the journal {path} cannot be used: {reason}"
 
 
+def displaced(path: str) -> JournalError:
+    """Return the error for a path that no longer leads to the file that was opened by it."""
+    return JournalError(
+        f"the journal {path} was deleted or moved while it was in use, or another file put in its place"
+    )
+
+
 def read_only(path: str) -> str:
     """Return the line for a file or folder that must not be written."""
     return f"the journal {path} is read-only; a run needs to write it and files beside it"

@@ -64,6 +64,7 @@ class Journal:
         fingerprint: Mapping[str, Any] | None = None,
         clock: Callable[[], float] = time.time,
         wait: float = 30.0,
+        create: bool = True,
     ) -> Journal:
         """Return the journal in a file, made if it is not there.
 
@@ -73,6 +74,7 @@ class Journal:
                 at every later opening; None compares nothing.
             clock: seconds as `time.time` gives them, the same for all processes on the journal.
             wait: seconds to wait for other processes before giving up, in every call.
+            create: whether to make a file that is not there; if not, that is an error.
 
         Raises:
             JournalError: if the file is no journal, damaged, of another version or other settings, locked for
@@ -81,7 +83,7 @@ class Journal:
         if not 0 <= wait <= 1e6:
             raise ValueError(f"`wait` must be seconds from 0 to 1e6; got {wait}")
         name = os.path.abspath(os.fspath(path))
-        db = connect(name, wait)
+        db = connect(name, wait, create=create)
         try:
             prepare(db, name, wait, fingerprint)
         except BaseException:
@@ -239,12 +241,16 @@ class Journal:
 
         Args:
             path: another file, which is replaced if it exists; the copy is a journal of its own.
+
+        Notes:
+            Saves what was in a file that is not `in_place` any more, too.
         """
         target = os.path.abspath(os.fspath(path))
         if os.path.realpath(target) == os.path.realpath(self.path):
             raise ValueError(f"`path` must be another file than the journal; got {target}")
         part = f"{target}.{secrets.token_hex(4)}.part"
-        source = self._connection.another()
+        # A file that cannot be found any more is read by the connection that has it, while others wait.
+        source = self._connection.another() if self.in_place() else self._connection
         try:
             with source.using() as db, explained(part, source.wait), contextlib.closing(connect(part, 0)) as copy:
                 with copy.backup("main", db, "main") as backup:
@@ -252,9 +258,14 @@ class Journal:
                 copy.execute("PRAGMA journal_mode = DELETE")  # one file, complete on the disk
             _replace(part, target)
         finally:
-            source.close()
+            if source is not self._connection:
+                source.close()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(part)
+
+    def in_place(self) -> bool:
+        """Whether the file is where it was opened: not deleted, moved, or replaced by another one since."""
+        return self._connection.in_place()
 
     def verify(self) -> None:
         """Check the file and what must hold in it: one result for a done item, none for others, true counts.

@@ -62,14 +62,17 @@ TABLES = {
 }
 
 
-def connect(path: str, wait: float) -> apsw.Connection:
-    """Return a connection to a file that is made if there is none; an existing one is not changed yet."""
+def connect(path: str, wait: float, *, create: bool = True) -> apsw.Connection:
+    """Return a connection to a file that may be made if there is none; an existing one is not changed yet."""
     if not os.path.isdir(os.path.dirname(path)):
         raise JournalError(f"the folder of the journal {path} does not exist")
     if os.path.isdir(path):
         raise JournalError(f"the journal {path} is a folder; a file is needed")
+    if not create and not os.path.exists(path):
+        raise JournalError(f"there is no journal {path}")
+    flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     with explained(path, wait):
-        db = apsw.Connection(path)
+        db = apsw.Connection(path, flags=flags)
     try:
         if db.readonly("main"):
             raise JournalError(read_only(path))

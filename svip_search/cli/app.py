@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from .._errors import SvipSearchError
 from ._arguments import UsageError
+from ._streams import open_missing, unread
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,7 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    open_missing()
     _encode_anything()
+    with unread():
+        return _main(words)
+
+
+def _main(words: list[str]) -> int:
     try:
         return int(_run(words))
     except (UsageError, SvipSearchError, ValueError, TypeError, OSError) as error:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._budget import Budget
 from ..strategies import STRATEGIES, make
@@ -101,18 +101,52 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run, export, and return the exit code."""
     from .._journal import Journal
-    from ..runs.export import export
+    from ..runs.stop import terminable
 
     path = arguments.journal or arguments.out.with_suffix(".db")
-    _check(arguments, path)
-    plan = None if arguments.export_only else _plan(arguments, path)
-    with Journal.open(path, fingerprint=None if plan is None else _settings(arguments, plan)) as journal:
-        gave_up, level = 0, 0
-        if plan is not None:
-            _prepare(arguments, journal)
-            gave_up, level = _work(arguments, plan, journal)
+    with terminable():
+        _check(arguments, path)
+        plan = None if arguments.export_only else _plan(arguments, path)
+        settings = None if plan is None else _settings(arguments, plan)
+        with Journal.open(path, fingerprint=settings, create=plan is not None) as journal:
+            try:
+                gave_up, level = (0, 0) if plan is None else _search(arguments, plan, journal)
+                _export(arguments, journal)
+                return _summary(arguments, journal, gave_up, level) if journal.in_place() else 2
+            finally:
+                if not journal.in_place():
+                    _save(journal)
+
+
+def _search(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[int, int]:
+    _prepare(arguments, journal)
+    return _work(arguments, plan, journal)
+
+
+def _export(arguments: argparse.Namespace, journal: Journal) -> None:
+    """Write the file of results; where that fails, nothing is lost."""
+    from ..runs.export import export
+
+    try:
         export(journal, arguments.out, _ids(arguments.questions), trees=arguments.trees)
-        return _summary(arguments, journal, gave_up, level)
+    except OSError as error:
+        where = "" if error.filename is None else f" ('{error.filename}')"
+        raise UsageError(
+            f"the results cannot be written to '{arguments.out}': {error.strerror or error}{where}; "
+            f"they are in {journal.path}, and --export-only writes them again"
+        ) from error
+
+
+def _save(journal: Journal) -> NoReturn:
+    """Write what was in a journal to another file, since its own was deleted, moved or replaced."""
+    from .._errors import JournalError
+
+    saved = f"{journal.path}.saved"
+    journal.snapshot(saved)
+    raise JournalError(
+        f"the journal {journal.path} was deleted, moved or replaced during the run; "
+        f"everything that was in it is in {saved}"
+    )
 
 
 def _check(arguments: argparse.Namespace, journal: Path) -> None:
@@ -130,10 +164,26 @@ def _check(arguments: argparse.Namespace, journal: Path) -> None:
         raise UsageError("argument --model: must be given for a policy on a server")
     if not Path(arguments.questions).is_file():
         raise UsageError(f"argument QUESTIONS: must be a file; there is no '{arguments.questions}'")
-    if arguments.export_only and not journal.is_file():
+    if arguments.export_only and not (journal.is_file() and journal.stat().st_size):
         raise UsageError(f"argument --export-only: there is no journal '{journal}'")
     if len({p.resolve() for p in (Path(arguments.questions), arguments.out, journal)}) < 3:
         raise UsageError("QUESTIONS, --out and --journal must be three files")
+    _check_output(arguments)
+
+
+def _check_output(arguments: argparse.Namespace) -> None:
+    """Refuse results that could not be written, now rather than after the search."""
+    out = Path(os.path.realpath(arguments.out))
+    if out.exists() and not out.is_file():
+        raise UsageError(f"argument --out: must be a file; '{arguments.out}' is something else")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise UsageError(f"argument --out: its folder must be one that can be written; got '{out.parent}'")
+    if isinstance(arguments.trees, str):
+        try:
+            Path(arguments.trees).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = f"{error.strerror}: '{arguments.trees}'"
+            raise UsageError(f"argument --trees: must be a folder that can be made; {reason}") from None
 
 
 def _plan(arguments: argparse.Namespace, journal: Path) -> Plan:
@@ -183,6 +233,7 @@ def _ids(questions: str) -> Any:
 def _work(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[int, int]:
     """Search; return the code with which the run gave up (0: it did not), and how often it was asked to end."""
     from .._errors import PolicyError
+    from ..runs.runner import Abandoned
     from ..runs.stop import Stop
     from ..runs.workers import take_part_here
     from ._progress import training_bar
@@ -199,6 +250,8 @@ def _work(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[
             if workers is not None:
                 return workers.run(stop, show), stop.level
             take_part_here(plan, loaded, stop, show)
+        except Abandoned:
+            pass  # the second request came just before or after the searches
         except PolicyError as error:
             print(f"svip-search: error: {error}", file=sys.stderr)
             return 1, stop.level

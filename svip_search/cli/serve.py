@@ -88,7 +88,16 @@ def _reward_app(arguments: argparse.Namespace, settings: dict[str, Any]) -> Star
 
 
 def _device(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {} if arguments.device is None else {"device": arguments.device}
+    if arguments.device is None:
+        return {}
+    import torch
+
+    try:
+        torch.empty(0, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:  # the latter: torch without CUDA
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"argument --device: must be one that torch has here, as cpu or cuda; {reason}") from None
+    return {"device": arguments.device}
 
 
 def _token(variable: str | None) -> str | None:

@@ -12,9 +12,7 @@ Every server is asked in the way that it understands: the first that it does not
 
 from __future__ import annotations
 
-import asyncio
 import math
-import os
 import re
 import threading
 import time
@@ -26,7 +24,7 @@ from typing import Any, Literal, get_args
 
 from .._budget import Usage
 from .._errors import ImageError, PolicyError
-from .._http import HttpClient
+from .._http import ServerModel, gathered, settings_of
 from .._types import Candidate, ProposeRequest, Question
 from ..models.prompt import STEP_SEPARATOR
 from ._chat import Answer, Choice, Content, Mode, messages, read_answer, read_models, server_seed
@@ -59,7 +57,7 @@ class _Call:
     end: float  # by time.monotonic
 
 
-class OpenAIPolicy:
+class OpenAIPolicy(ServerModel):
     """A policy that asks a server with the chat completions protocol of OpenAI.
 
     Args:
@@ -147,7 +145,7 @@ class OpenAIPolicy:
         retries: int = 3,
         max_bytes: int = 1 << 24,
     ) -> None:
-        self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._settings = settings_of(locals())
         _check_texts(model, system, separator, step_pattern)
         _check_counts(
             step_tokens=step_tokens,
@@ -180,16 +178,7 @@ class OpenAIPolicy:
         self._accepted_n = 1
         self._lock = threading.Lock()
         self._contents = Contents(max_images, video)
-        self._client = HttpClient(
-            base_url,
-            api_key=_key(api_key, api_key_env),
-            timeout=timeout,
-            retries=retries,
-            max_bytes=max_bytes,
-            slots=slots,
-            error=PolicyError,
-            name="policy server",
-        )
+        self._connect(PolicyError, "policy server")
         self.timeout = timeout
 
     # -- what a search calls ----------------------------------------------------------------------
@@ -220,7 +209,7 @@ class OpenAIPolicy:
                 raise ValueError(
                     f"`n` and `temperature` of a request must be >= 0; got {request.n} and {request.temperature}."
                 )
-        return await _all([self._one(request) for request in requests])
+        return await gathered(map(self._one, requests))
 
     def propose(self, requests: Sequence[ProposeRequest]) -> list[list[tuple[Candidate, ...]]]:
         """Return what `apropose` returns, from any thread."""
@@ -229,26 +218,6 @@ class OpenAIPolicy:
     def forget(self, question: Question) -> None:
         """Drop the encoded pictures of a question, for example when its search has ended."""
         self._contents.forget(question)
-
-    async def arelease(self) -> None:
-        """Close the connections of the running event loop, which ends."""
-        await self._client.arelease()
-
-    def close(self) -> None:
-        """Close all connections; a later call opens new ones."""
-        self._client.close()
-
-    def __enter__(self) -> OpenAIPolicy:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(OpenAIPolicy, **self._settings), ()
-
-    def __repr__(self) -> str:
-        return f"OpenAIPolicy({self._settings['base_url']!r}, {self.model!r})"
 
     # -- what is served ---------------------------------------------------------------------------
 
@@ -288,7 +257,7 @@ class OpenAIPolicy:
         end = time.monotonic() + self.timeout
         if request.question.images and self._modes[0] == "completions":
             raise ImageError("`continuation` 'completions' sends a text alone; the question has pictures.")
-        key, content = await self._contents.of(request.question)
+        key, content = await self._contents.message(request.question)
         call = _Call(request, content, self._boundary.join(request.prefix), key, end)
         # At temperature 0 all are the same, and some servers refuse to write it more than once.
         asked = request.n if request.temperature > 0 else 1
@@ -305,7 +274,7 @@ class OpenAIPolicy:
         if not missing:
             return
         self._count("fewer", len(missing), "the server gives fewer choices than `n`; `max_n=1` saves a round")
-        for further in await _all([self._ask(call, i, 1) for i in missing], keep_errors=True):
+        for further in await gathered([self._ask(call, i, 1) for i in missing], keep=Exception):
             if isinstance(further, Exception):
                 self._note(f"some of the missing choices did not come: {further}")
             else:
@@ -322,7 +291,8 @@ class OpenAIPolicy:
         if refused == len(choices):
             raise PolicyError(f"The policy server withheld the text of all {refused} candidates.")
         steps = [reader.candidates(choice) for choice in choices]
-        self.counters["blank"] += sum(not s for s in steps) - refused
+        with self._lock:
+            self.counters["blank"] += sum(not s for s in steps) - refused
         return [s for s in steps if s]
 
     async def _look_behind(self, call: _Call, choices: list[Choice], reader: Reader) -> None:
@@ -331,7 +301,7 @@ class OpenAIPolicy:
         if not blank:
             return
         self._note("some texts begin with `separator`; they are asked for again without a stop text")
-        further = await _all([self._ask(call, i, 1, again=1) for i in blank], keep_errors=True)
+        further = await gathered([self._ask(call, i, 1, again=1) for i in blank], keep=Exception)
         for i, found in zip(blank, further, strict=True):
             if not isinstance(found, BaseException):
                 spent = choices[i].tokens
@@ -354,7 +324,7 @@ class OpenAIPolicy:
                 if not _is_refusal(error) or count <= self._accepted_n:
                     raise
         half = (count + 1) // 2
-        parts: list[dict[int, Choice]] = await _all(
+        parts: list[dict[int, Choice]] = await gathered(
             [self._ask(call, start, half, again), self._ask(call, start + half, count - half, again)]
         )
         if count < self._refused_n:
@@ -445,30 +415,11 @@ class OpenAIPolicy:
                 self.notes.append(note)
 
 
-async def _all(coroutines: Sequence[Any], keep_errors: bool = False) -> list[Any]:
-    """Return what all of them return; the first error is raised when all have ended."""
-    found = await asyncio.gather(*coroutines, return_exceptions=True)
-    for outcome in found:
-        if isinstance(outcome, BaseException) and not (keep_errors and isinstance(outcome, Exception)):
-            raise outcome
-    return found
-
-
 def _is_refusal(error: PolicyError) -> bool:
     """Whether the server understood the request and will not have it in this form."""
     status = getattr(error.__cause__, "status", None)
     # llama.cpp answers so where its template cannot continue a message.
     return status in _REFUSALS or (status == 500 and "prefill" in str(error).lower())
-
-
-def _key(api_key: str | None, name: str | None) -> str | None:
-    if name is None:
-        return api_key
-    if api_key is not None:
-        raise ValueError("`api_key` and `api_key_env` exclude each other; got both.")
-    if not os.environ.get(name):
-        raise ValueError(f"`api_key_env` must name an environment variable that is set; got {name!r}.")
-    return os.environ[name]
 
 
 def _check_texts(model: Any, system: Any, separator: Any, pattern: Any) -> None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._budget import Usage
 from .._errors import RewardError
 from .._question_key import question_key
 from .._types import Prefix, Question
@@ -28,10 +27,8 @@ class Item(Reading):
     def __init__(self, question: Question, key: str, text: StepText) -> None:
         super().__init__(question)
         self.key, self.text = key, text
-        self.paths: list[Prefix] = []
         self.nodes: dict[Prefix, Node] = {}
         self.scores: dict[Prefix, float] = {}
-        self.missing: list[Prefix] = []
 
     @cached_property
     def layout(self) -> Layout:
@@ -63,14 +60,6 @@ class Item(Reading):
             else:
                 node = trie.add_root(self.key, self.ids[prefix], self.kv[prefix], extra)
             self.nodes[prefix] = node
-
-    def count(self, usage: Usage) -> None:
-        """Add what the paths took."""
-        read = sum(self.length(p) for p in self.paths)
-        ran = sum(len(self.ids[p]) for p in self.missing)
-        usage.reward_tokens += ran
-        usage.cached_reward_tokens += max(read - ran, 0)
-        usage.reward_calls += len(self.paths)
 
 
 class Call(Reader):

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from .._budget import Usage
 from .._errors import RewardError
-from .._http import HttpClient
-from .._types import Question
+from .._http import HttpClient, gathered
 from ._judging import Ask
 
-T = TypeVar("T")
 #: Statuses of a server that takes no `n`.
 _REFUSED = (400, 422, 501)
 
@@ -45,7 +43,7 @@ class Asked:
     """A question as its requests begin."""
 
     key: str
-    parts: tuple[dict[str, Any], ...]  # pictures, with their labels
+    parts: Sequence[dict[str, Any]]  # pictures, with their labels
     text: str
 
     def message(self, rest: str) -> dict[str, Any]:
@@ -176,28 +174,6 @@ class Recent:
         """Drop everything."""
         with self._lock:
             self._kept.clear()
-
-
-async def gathered(coroutines: Sequence[Awaitable[T]]) -> list[T]:
-    """Return what all give; where one raises, the others end."""
-    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
-    try:
-        return list(await asyncio.gather(*tasks))
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def picture_parts(question: Question) -> Iterator[dict[str, Any]]:
-    """Yield the parts of a message that show the pictures of a question, each frame after its label."""
-    from .._http import data_url
-    from .._video import pictures
-
-    for picture in pictures(question):
-        if picture.label:
-            yield {"type": "text", "text": _encodable(picture.label)}
-        yield {"type": "image_url", "image_url": {"url": data_url(picture.image)}}
 
 
 def _completions(answer: Any) -> tuple[list[str], Usage]:

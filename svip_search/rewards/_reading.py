@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from .._budget import Usage
 from .._errors import RewardError
 from .._types import Prefix, Question
 from ..models.kv_cache import BatchCache, KeyValues
@@ -67,6 +68,8 @@ class Reading:
         ids: token ids of each prefix, its own step alone.
         kv: what is kept of each, held here so that nothing can be evicted under the call.
         last: last hidden state of each: what the backbone expects to come next.
+        paths: that are asked about.
+        missing: prefixes that have to go through the backbone for them.
         offset: of positions against token counts, in models with image-aware positions.
     """
 
@@ -75,11 +78,21 @@ class Reading:
         self.ids: dict[Prefix, tuple[int, ...]] = {}
         self.kv: dict[Prefix, Any] = {}
         self.last: dict[Prefix, Tensor] = {}
+        self.paths: list[Prefix] = []
+        self.missing: list[Prefix] = []
         self.offset = 0
 
     def length(self, path: Prefix) -> int:
         """Return the number of tokens from the start of the prompt to the end of a path."""
         return sum(len(self.ids[path[:i]]) for i in range(len(path) + 1))
+
+    def count(self, usage: Usage) -> None:
+        """Add what the paths took."""
+        read = sum(self.length(p) for p in self.paths)
+        ran = sum(len(self.ids[p]) for p in self.missing)
+        usage.reward_tokens += ran
+        usage.cached_reward_tokens += max(read - ran, 0)
+        usage.reward_calls += len(self.paths)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._question_key import question_key
 from .._types import Prefix, Question
 
 Reward = NDArray[np.float32]
-#: Characters of encoded pictures that are kept.
-KEPT_SIZE = 1 << 27
 #: Pictures of at most so many characters are sent each time: their digest would save little.
 SMALL = 2048
 
@@ -33,13 +30,11 @@ class Sendable:
 
     Args:
         question: as it was given.
-        key: its name by content.
         pictures: one entry a picture, its address and its digest; of a video a list of them, each with the
             seconds at which it is shown.
     """
 
     question: Question
-    key: str
     pictures: list[Any]
     digests: frozenset[str] = field(init=False)
     size: int = field(init=False)
@@ -77,7 +72,7 @@ def encode(question: Question) -> Sendable:
     Raises:
         ImageError: a picture cannot be read.
     """
-    return Sendable(question, question_key(question), [_encoded(image) for image in question.images])
+    return Sendable(question, [_encoded(image) for image in question.images])
 
 
 def _encoded(image: Any) -> Any:
@@ -88,45 +83,6 @@ def _encoded(image: Any) -> Any:
         return [(*_encoded(frame.image), frame.seconds) for frame in image.read()]
     url = data_url(image)
     return url, picture_digest(url)
-
-
-class Sendables:
-    """The questions that were sent last, by identity: encoding and hashing pictures is dear."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[int, Sendable] = OrderedDict()
-        self._size = 0
-        self._lock, self._work = threading.Lock(), threading.Lock()
-
-    def find(self, question: Question) -> Sendable | None:
-        """Return what is kept of a question."""
-        with self._lock:
-            if (found := self._kept.get(id(question))) is not None:
-                self._kept.move_to_end(id(question))
-            return found
-
-    def make(self, question: Question) -> Sendable:
-        """Return a question with its pictures encoded, and keep it.
-
-        Raises:
-            ImageError: a picture cannot be read.
-        """
-        with self._work:  # of many calls about a question the first encodes for all
-            if (found := self.find(question)) is not None:
-                return found
-            found = encode(question)
-            with self._lock:
-                self._kept[id(question)] = found  # holds the question, whose id so stays its own
-                self._size += found.size + 1024
-                while self._size > KEPT_SIZE and len(self._kept) > 1:
-                    self._size -= self._kept.popitem(last=False)[1].size + 1024
-            return found
-
-    def forget(self, question: Question) -> None:
-        """Drop what is kept of a question."""
-        with self._lock:
-            if (found := self._kept.pop(id(question), None)) is not None:
-                self._size -= found.size + 1024
 
 
 class Scores:

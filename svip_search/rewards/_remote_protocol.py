@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from .._aggregate import Scoring
 from .._budget import Usage
+from .._http._protocol import short
 from .._types import DIMENSIONS
 
 Kind = Literal["prm", "orm"]
@@ -40,7 +41,8 @@ def as_reward(value: Any, steps: int, kind: Kind) -> NDArray[np.float32]:
     """
     wanted = (steps, len(DIMENSIONS)) if kind == "prm" else ()
     try:
-        found = np.asarray(value, dtype=np.float32)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            found = np.asarray(value, dtype=np.float32)
     except (TypeError, ValueError, OverflowError):
         raise ValueError(f"rewards must be numbers of shape {list(wanted)}") from None
     if found.size == 0 and not steps and kind == "prm":
@@ -60,7 +62,8 @@ def read_about(answer: Any) -> About:
     """
     if not isinstance(answer, Mapping) or answer.get("kind") not in ("prm", "orm"):
         raise ValueError("no reward model's `kind`")
-    if list(answer.get("dimensions", DIMENSIONS)) != list(DIMENSIONS):
+    dimensions = answer.get("dimensions", list(DIMENSIONS))
+    if dimensions != list(DIMENSIONS):
         raise ValueError("other `dimensions`")
     scoring = answer.get("scoring")
     try:
@@ -89,7 +92,6 @@ def read_rewards(answer: Any, lengths: Sequence[int]) -> tuple[list[list[Any]], 
     return found, Usage(**whole)
 
 
-def short(value: Mapping[str, Any]) -> str:
+def error_text(value: Mapping[str, Any]) -> str:
     """Return the text of an error, foreign as it is, as one short line."""
-    text = str(value.get("error", "nothing said"))[:1000]
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+    return short(str(value.get("error", "")))

@@ -17,7 +17,7 @@ class HybridReward:
     """A process reward model that brings an outcome reward model along.
 
     To whoever asks for rewards it is the process reward model; a strategy that also judges finished
-    trajectories finds the model for that in ``outcome``.
+    trajectories finds the model for that in ``outcome``.  Each is called in its own way, with or without coroutines.
 
     Args:
         process: judges steps; its ``kind`` is ``"prm"``.
@@ -73,6 +73,18 @@ class HybridReward:
         many: Callable[..., list[list[NDArray[np.float32]]]] = self.process.evaluate_many  # type: ignore[attr-defined]
         return many
 
+    @property
+    def aevaluate_many(self) -> Callable[..., Any]:
+        """The coroutine of ``process``; absent where it has none."""
+        many: Callable[..., Any] = self.process.aevaluate_many  # type: ignore[attr-defined]
+        return many
+
+    @property
+    def concurrent_calls(self) -> int:
+        """How many calls may be under way at once: as many as each model with coroutines allows."""
+        models = [model for model in self._models() if callable(getattr(model, "aevaluate_many", None))]
+        return min((getattr(model, "concurrent_calls", 1) for model in models), default=1)
+
     def forget(self, question: Question) -> None:
         """Make both models drop what they keep for a question, those that can."""
         self._tell("forget", question)
@@ -80,6 +92,16 @@ class HybridReward:
     def clear(self) -> None:
         """Make both models drop everything they keep, those that can."""
         self._tell("clear")
+
+    def close(self) -> None:
+        """Make both models close what they hold open, those that can."""
+        self._tell("close")
+
+    async def arelease(self) -> None:
+        """Make both models close what they have opened in the running event loop, those that can."""
+        for model in self._models():
+            if callable(method := getattr(model, "arelease", None)):
+                await method()
 
     def _models(self) -> list[RewardModel]:
         return [self.process] if self.outcome is self.process else [self.process, self.outcome]

@@ -11,9 +11,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -24,28 +22,27 @@ from numpy.typing import NDArray
 from .._aggregate import Scoring
 from .._budget import Usage
 from .._errors import RewardError, SvipSearchError
-from .._http import HttpClient
-from .._question_key import question_key
+from .._http import Encoded, ServerModel, gathered, parts_size, picture_parts, settings_of
 from .._types import DIMENSIONS, Prefix, Question
 from . import _judging as judging
-from ._judge_server import Asked, JudgeCounts, JudgeServer, Recent, gathered, picture_parts
+from ._judge_server import Asked, JudgeCounts, JudgeServer, Recent
 
 Mode = Literal["dimensions", "single", "pairwise"]
 Item = tuple[Question, Sequence[Prefix]]
 
 #: Temperature of several votes, where none is given: equal votes would be one.
 VOTING_TEMPERATURE = 0.7
-#: Questions whose pictures are kept as text.
-_QUESTIONS = 32
 _OURS = ("messages", "model", "n", "seed", "stream")
 
 
-class JudgeReward:
+class JudgeReward(ServerModel):
     """A reward model that asks a generative judge.
 
     Args:
         base_url: of an OpenAI-compatible server, up to and with its version; several are equal servers.
         model: its name there.
+        api_key: sent as a bearer token.  It travels with a pickle of the judge; that of ``api_key_env`` does not.
+        api_key_env: the environment variable that holds it.
         mode: ``"dimensions"`` scores relevance, logic and attribute of every step in one answer (kind "prm");
             ``"single"`` gives one number a path, ``"pairwise"`` compares the paths that are asked about
             together (both kind "orm").
@@ -62,14 +59,14 @@ class JudgeReward:
         secret: goes into the marks; needed only where those who write steps could know ``seed``.
         structured: ask the server to hold the judge to the JSON schema of the answer (``response_format``), which makes
             every answer readable where the server can do it.
-        extra: further fields of the request; one that is None is left out.
-        cache_size: judgements that are kept, least recently used first to go.
-        concurrent_calls: calls that a search may have under way at once.
+        extra_body: further fields of the request; one that is None is left out.
         scoring: how strategies should fold the rewards of steps into a score.
-        api_key: sent as a bearer token.
-        timeout: seconds for a request with all its tries.
-        retries: further tries after a passing fault.
+        concurrent_calls: calls that a search makes at a time.
+        cache_size: judgements that are kept, least recently used first to go.
         slots: most requests in flight a server.
+        timeout: seconds for a request, with all tries and waits.
+        retries: how many more tries after a passing fault.
+        max_bytes: largest accepted answer.
 
     Attributes:
         kind: ``"prm"`` for "dimensions", else ``"orm"``.
@@ -108,6 +105,8 @@ class JudgeReward:
         base_url: str | Sequence[str],
         model: str,
         *,
+        api_key: str | None = None,
+        api_key_env: str | None = None,
         mode: Mode = "dimensions",
         scope: Literal["path", "last_step"] = "path",
         scale: Literal["score", "verdict"] = "score",
@@ -120,15 +119,16 @@ class JudgeReward:
         seed: int = 0,
         secret: str = "",
         structured: bool = False,
-        extra: Mapping[str, Any] | None = None,
-        cache_size: int = 4096,
-        concurrent_calls: int = 16,
+        extra_body: Mapping[str, Any] | None = None,
         scoring: Scoring | None = None,
-        api_key: str | None = None,
+        concurrent_calls: int = 16,
+        cache_size: int = 4096,
+        slots: int = 64,
         timeout: float = 120.0,
         retries: int = 3,
-        slots: int = 64,
+        max_bytes: int = 1 << 24,
     ) -> None:
+        self._settings = settings_of(locals())
         _check_choices(mode=(mode, get_args(Mode)), scope=(scope, ("path", "last_step")))
         _check_choices(scale=(scale, ("score", "verdict")), vote=(vote, ("mean", "majority")))
         _check_positive(votes=votes, opponents=opponents, max_tokens=max_tokens, concurrent_calls=concurrent_calls)
@@ -138,24 +138,21 @@ class JudgeReward:
             raise ValueError(f"`temperature` must be >= 0 and finite; got {temperature}.")
         if cache_size < 0:
             raise ValueError(f"`cache_size` must be >= 0; got {cache_size}.")
-        if reserved := [name for name in extra or {} if name in _OURS]:
-            raise ValueError(f"`extra` must not hold {', '.join(_OURS)}; got {reserved[0]!r}.")
+        if reserved := [name for name in extra_body or {} if name in _OURS]:
+            raise ValueError(f"`extra_body` must not hold {', '.join(_OURS)}; got {reserved[0]!r}.")
         self.model, self.mode, self.scope, self.scale = model, mode, scope, scale
         self.kind = "prm" if mode == "dimensions" else "orm"
         self.votes, self.vote, self.opponents = votes, vote, opponents
         self.temperature = (VOTING_TEMPERATURE if votes > 1 else 0.0) if temperature is None else temperature
         self.seed, self.secret, self.scoring = seed, secret, scoring
         self.concurrent_calls = concurrent_calls
-        client = HttpClient(
-            base_url, api_key=api_key, timeout=timeout, retries=retries, slots=slots, error=RewardError, name="judge"
-        )
-        fields = {"model": model, "max_tokens": max_tokens, "temperature": self.temperature} | dict(extra or {})
+        self._connect(RewardError, "judge")
+        fields = {"model": model, "max_tokens": max_tokens, "temperature": self.temperature} | dict(extra_body or {})
         servers = 1 if isinstance(base_url, str) else len(base_url)
-        self._server = JudgeServer(
-            client, fields, f"{judging.SYSTEM} {instructions}".strip(), slots * servers, structured
-        )
-        self._scores, self._questions = Recent(cache_size), Recent(_QUESTIONS)
-        self._preparing = threading.Lock()
+        system = f"{judging.SYSTEM} {instructions}".strip()
+        self._server = JudgeServer(self._client, fields, system, slots * servers, structured)
+        self._shown = Encoded(_parts, parts_size)
+        self._scores = Recent(cache_size)
 
     @property
     def usage(self) -> Usage:
@@ -178,7 +175,7 @@ class JudgeReward:
 
     def evaluate_many(self, items: Sequence[Item]) -> list[list[Any]]:
         """Return what ``evaluate`` returns for each of several questions, asked together."""
-        return self._server.client.run(self.aevaluate_many(items))
+        return self._client.run(self.aevaluate_many(items))
 
     async def aevaluate_many(self, items: Sequence[Item]) -> list[list[Any]]:
         """Return what ``evaluate_many`` returns.
@@ -187,26 +184,19 @@ class JudgeReward:
         could be read, an ImageError where a picture cannot be shown.
         """
         checked = [(question, _checked(paths)) for question, paths in items]
-        return await gathered([self._item(question, paths) for question, paths in checked])
+        return await gathered([self._item(*item) for item in checked])
 
     def forget(self, question: Question) -> None:
         """Drop all that is kept of a question."""
-        key = question_key(question)
-        self._scores.forget(key)
-        self._questions.forget(key)
+        self._scores.forget(self._shown.forget(question))
 
     def clear(self) -> None:
         """Drop all judgements that are kept."""
         self._scores.clear()
-        self._questions.clear()
 
     async def arelease(self) -> None:
-        """Close what was opened in the running event loop."""
+        """Close the connections of the running event loop, which ends."""
         await self._server.arelease()
-
-    def close(self) -> None:
-        """Close all connections; a later call opens them again."""
-        self._server.client.close()
 
     # One question.
 
@@ -220,23 +210,9 @@ class JudgeReward:
         return [found[path] for path in paths]
 
     async def _asked(self, question: Question) -> Asked:
-        key = question_key(question)
-        known: Asked | None = self._questions.get(key, ())
-        if known is not None:
-            return known
-        if question.images:  # encoding them takes longer than an event loop should be held
-            return await asyncio.to_thread(self._prepared, question, key)
-        return self._prepared(question, key)
-
-    def _prepared(self, question: Question, key: str) -> Asked:
-        with self._preparing:
-            known: Asked | None = self._questions.get(key, ())
-            if known is None:
-                options = f"Options: {', '.join(question.options)}\n" if question.options else ""
-                text = f"Question: {question.text}\n{options}\n"
-                known = Asked(key, tuple(picture_parts(question)) if question.images else (), text)
-                self._questions.put(key, (), known)
-        return known
+        key, parts = await self._shown.of(question)
+        options = f"Options: {', '.join(question.options)}\n" if question.options else ""
+        return Asked(key, parts, f"Question: {question.text}\n{options}\n")
 
     async def _each(self, asked: Asked, paths: list[Prefix]) -> dict[Prefix, Any]:
         return dict(zip(paths, await gathered([self._path(asked, path) for path in paths]), strict=True))
@@ -306,6 +282,12 @@ class JudgeReward:
         value = _fold([np.asarray(reading.value, np.float64) for reading in readings], self.vote)
         self._scores.put(asked.key, what, value)
         return value
+
+
+def _parts(question: Question) -> list[dict[str, Any]]:
+    from .._video import pictures
+
+    return picture_parts(pictures(question))
 
 
 def design(n: int, opponents: int) -> Iterator[tuple[int, int]]:

@@ -9,12 +9,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import threading
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, cast
 
 import numpy as np
@@ -23,11 +22,10 @@ from numpy.typing import NDArray
 from .._aggregate import Scoring
 from .._budget import Usage
 from .._errors import RewardError, SvipSearchError
-from .._http import HttpClient
-from .._http._servers import weight
+from .._http import Encoded, ServerModel, gathered, settings_of
 from .._types import Prefix, Question
-from ._remote_items import Scores, Sendable, Sendables
-from ._remote_protocol import About, Kind, as_reward, read_about, read_rewards, short
+from ._remote_items import Scores, Sendable, encode
+from ._remote_protocol import About, Kind, as_reward, error_text, read_about, read_rewards
 
 Outcome = NDArray[np.float32] | SvipSearchError
 
@@ -37,13 +35,14 @@ MOST_ITEMS, MOST_SIZE = 128, 12 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """A question of a request with its paths."""
+    """A question of a request with its paths; the key is its name by content."""
 
+    key: str
     sendable: Sendable
     paths: list[Prefix]
 
 
-class RemoteReward:
+class RemoteReward(ServerModel):
     """A reward model behind one or several equal servers.
 
     Args:
@@ -52,11 +51,12 @@ class RemoteReward:
         kind: of the model, ``"prm"`` or ``"orm"``; None asks the server when it is first needed.
         api_key: sent as a bearer token.  It travels with a pickle of the model; that of ``api_key_env`` does not.
         api_key_env: the environment variable that holds it.
-        timeout: seconds for a request, with all tries and waits.
-        retries: how many more tries after a passing fault.
         batch: most paths of a request.
         concurrent_calls: calls that a search makes at a time.
-        cache: paths whose rewards are kept (steps, where the server says that its model is causal); 0 keeps none.
+        cache_size: paths whose rewards are kept (steps, where the server says that its model is causal); 0 keeps none.
+        slots: most requests in flight a server.
+        timeout: seconds for a request, with all tries and waits.
+        retries: how many more tries after a passing fault.
         max_bytes: largest accepted answer.
 
     Attributes:
@@ -86,38 +86,28 @@ class RemoteReward:
         kind: Kind | None = None,
         api_key: str | None = None,
         api_key_env: str | None = None,
-        timeout: float = 120.0,
-        retries: int = 3,
         batch: int = 64,
         concurrent_calls: int = 4,
-        cache: int = 65_536,
+        cache_size: int = 65_536,
+        slots: int = 64,
+        timeout: float = 120.0,
+        retries: int = 3,
         max_bytes: int = 1 << 24,
     ) -> None:
-        self._settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._settings = settings_of(locals())
         if kind not in (None, "prm", "orm"):
             raise ValueError(f"`kind` must be 'prm', 'orm' or None; got {kind!r}.")
-        if batch < 1 or concurrent_calls < 1 or cache < 0:
-            got = f"{batch}, {concurrent_calls} and {cache}"
-            raise ValueError(f"`batch` and `concurrent_calls` must be >= 1, `cache` >= 0; got {got}.")
+        if batch < 1 or concurrent_calls < 1 or cache_size < 0:
+            got = f"{batch}, {concurrent_calls} and {cache_size}"
+            raise ValueError(f"`batch` and `concurrent_calls` must be >= 1, `cache_size` >= 0; got {got}.")
         self.batch, self.concurrent_calls = batch, concurrent_calls
         self.usage = Usage()
         self._kind = kind
         self._about: About | None = None
-        self._sendables, self._scores = Sendables(), Scores(cache)
+        self._sendables, self._scores = Encoded(encode, attrgetter("size")), Scores(cache_size)
         self._shown: set[str] = set()  # digests of pictures that servers have seen
         self._lock = threading.Lock()
-        self._client = HttpClient(
-            base_url,
-            api_key=_key(api_key, api_key_env),
-            timeout=timeout,
-            retries=retries,
-            max_bytes=max_bytes,
-            error=RewardError,
-            name="reward server",
-        )
-        addresses = self._client._addresses
-        self._urls = [address.url for address in addresses]
-        self._where = ", ".join(address.authority for address in addresses)
+        self._connect(RewardError, "reward server")
 
     # -- what the model is ------------------------------------------------------------------------
 
@@ -128,7 +118,7 @@ class RemoteReward:
         Raises:
             RewardError: the server cannot be asked.
         """
-        return self._kind or self._client.run(self.adescribe()).kind
+        return self._kind or self.describe().kind
 
     @property
     def scoring(self) -> Scoring | None:
@@ -137,7 +127,21 @@ class RemoteReward:
         Raises:
             RewardError: the server cannot be asked.
         """
-        return self._client.run(self.adescribe()).scoring
+        return self.describe().scoring
+
+    def describe(self) -> About:
+        """Return what `adescribe` returns, from code that is no coroutine."""
+        return self._about or self._client.run(self.adescribe())
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Who the server says its model is.
+
+        Raises:
+            RewardError: the server cannot be asked.
+        """
+        about = self.describe()
+        return {"server": about.name, "kind": about.kind, "scoring": about.scoring and asdict(about.scoring)}
 
     async def adescribe(self) -> About:
         """Return what the server says of its model; it is asked once.
@@ -149,7 +153,7 @@ class RemoteReward:
             about = await self._client.get("/reward", read_about)
             if self._kind not in (None, about.kind):
                 raise RewardError(
-                    f"`kind` is {self._kind!r}, but the reward server at {self._where} has a model of kind "
+                    f"`kind` is {self._kind!r}, but the reward server at {self._client.where} has a model of kind "
                     f"{about.kind!r} ({about.name})."
                 )
             self._scores.causal = about.causal and about.kind == "prm"
@@ -185,55 +189,46 @@ class RemoteReward:
 
         Raises:
             TypeError: a path is not made of texts.
-            RewardError: the server cannot be asked what kind of model it has.
         """
         asked = [(question, [_checked(path) for path in paths]) for question, paths in items]
-        await self.adescribe()
-        sendables = await _gather([self._sendable(question) for question, _ in asked])
+        try:
+            await self.adescribe()
+        except RewardError as error:  # raised, it would have every path asked about alone
+            return [[error for _ in paths] for _, paths in asked]
+        sent = await gathered([self._sendables.of(question) for question, _ in asked], keep=SvipSearchError)
         found: dict[tuple[str, Prefix], Outcome] = {}
         wanted: dict[str, tuple[Sendable, dict[Prefix, None]]] = {}
-        for sendable, (_, paths) in zip(sendables, asked, strict=True):
-            if isinstance(sendable, SvipSearchError):
+        for one, (_, paths) in zip(sent, asked, strict=True):
+            if isinstance(one, SvipSearchError):
                 continue
+            key, sendable = one
             for path in paths:
-                if (known := self._scores.find(sendable.key, path)) is not None:
-                    found[sendable.key, path] = known
+                if (known := self._scores.find(key, path)) is not None:
+                    found[key, path] = known
                 else:
-                    wanted.setdefault(sendable.key, (sendable, {}))[1][path] = None
-        chunks = list(self._chunks([_Item(sendable, list(paths)) for sendable, paths in wanted.values()]))
-        for outcomes in await _gather([self._ask(*chunk) for chunk in chunks]):
+                    wanted.setdefault(key, (sendable, {}))[1][path] = None
+        chunks = self._chunks([_Item(key, sendable, list(paths)) for key, (sendable, paths) in wanted.items()])
+        for outcomes in await gathered([self._ask(chunk) for chunk in chunks]):
             found.update(outcomes)
         return [
-            [sendable if isinstance(sendable, SvipSearchError) else found[sendable.key, path] for path in paths]
-            for sendable, (_, paths) in zip(sendables, asked, strict=True)
+            [one if isinstance(one, SvipSearchError) else found[one[0], path] for path in paths]
+            for one, (_, paths) in zip(sent, asked, strict=True)
         ]
 
-    async def _sendable(self, question: Question) -> Sendable | SvipSearchError:
-        if (found := self._sendables.find(question)) is not None:
-            return found
-        try:
-            if not question.images:
-                return self._sendables.make(question)
-            return await asyncio.to_thread(self._sendables.make, question)
-        except SvipSearchError as error:
-            return error
-
-    def _chunks(self, items: Sequence[_Item]) -> Iterator[tuple[str, list[_Item]]]:
-        """Yield requests, each with a key that leads to the server of all its questions."""
+    def _chunks(self, items: Sequence[_Item]) -> Iterator[list[_Item]]:
+        """Yield requests, each of questions that belong to one server."""
         by_server: dict[str, list[_Item]] = {}
         for item in items:
-            server = max(self._urls, key=lambda url: weight(item.sendable.key, url))
-            by_server.setdefault(server, []).append(item)
+            by_server.setdefault(self._client.place(item.key), []).append(item)
         for group in by_server.values():
-            for chunk in _split(group, self.batch):
-                yield group[0].sendable.key, chunk
+            yield from _split(group, self.batch)
 
-    async def _ask(self, key: str, items: Sequence[_Item]) -> dict[tuple[str, Prefix], Outcome]:
+    async def _ask(self, items: Sequence[_Item]) -> dict[tuple[str, Prefix], Outcome]:
         """Send one request and return its outcomes."""
         try:
-            rewards, spent = await self._post(key, items)
+            rewards, spent = await self._post(items)
         except RewardError as error:
-            return {(item.sendable.key, path): error for item in items for path in item.paths}
+            return {(item.key, path): error for item in items for path in item.paths}
         with self._lock:
             self.usage += spent
             if len(self._shown) > 4096:  # a server keeps fewer
@@ -242,61 +237,41 @@ class RemoteReward:
         found: dict[tuple[str, Prefix], Outcome] = {}
         for item, values in zip(items, rewards, strict=True):
             for path, value in zip(item.paths, values, strict=True):
-                found[item.sendable.key, path] = self._outcome(item.sendable.key, path, value)
+                found[item.key, path] = self._outcome(item.key, path, value)
         return found
 
-    async def _post(self, key: str, items: Sequence[_Item]) -> tuple[list[list[Any]], Usage]:
+    async def _post(self, items: Sequence[_Item]) -> tuple[list[list[Any]], Usage]:
         read = partial(read_rewards, lengths=[len(item.paths) for item in items])
-        shown = frozenset(self._shown)
-        refer = any(item.sendable.digests & shown for item in items)
-        if refer:
+        send = partial(self._client.post, "/rewards", read=read, key=items[0].key)  # that of any leads to their server
+        digests = frozenset[str]().union(*(item.sendable.digests for item in items))
+        with self._lock:
+            shown = digests & self._shown
+        if shown:
             try:
-                return await self._client.post("/rewards", _body(items, shown), read, key=key)
+                return await send(_body(items, shown))
             except RewardError as error:
                 # The server has dropped a picture, or it is another one than the last time.
                 if getattr(error.__cause__, "status", None) != 409:
                     raise
-        return await self._client.post("/rewards", _body(items, frozenset()), read, key=key)
+        return await send(_body(items, frozenset()))
 
     def _outcome(self, key: str, path: Prefix, value: Any) -> Outcome:
         """Return the rewards of a path, checked and kept, or what is wrong with them."""
         assert self._kind is not None
         if isinstance(value, dict):
-            return RewardError(f"The reward server at {self._where} has no rewards for a path: {short(value)}")
+            return RewardError(
+                f"The reward server at {self._client.where} has no rewards for a path: {error_text(value)}"
+            )
         try:
             reward = as_reward(value, len(path), self._kind)
         except ValueError as error:
-            return RewardError(f"The reward server at {self._where} gave rewards that cannot be used: {error}.")
+            return RewardError(f"The reward server at {self._client.where} gave rewards that cannot be used: {error}.")
         self._scores.keep(key, path, reward)
         return reward
 
-    # -- housekeeping -----------------------------------------------------------------------------
-
     def forget(self, question: Question) -> None:
         """Drop all that was kept for a question here, for example when its search has ended."""
-        if (found := self._sendables.find(question)) is not None:
-            self._scores.forget(found.key)
-            self._sendables.forget(question)
-
-    async def arelease(self) -> None:
-        """Close the connections of the running event loop, which ends."""
-        await self._client.arelease()
-
-    def close(self) -> None:
-        """Close all connections; a later call opens new ones."""
-        self._client.close()
-
-    def __enter__(self) -> RemoteReward:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(RemoteReward, **self._settings), ()
-
-    def __repr__(self) -> str:
-        return f"RemoteReward({self._settings['base_url']!r})"
+        self._scores.forget(self._sendables.forget(question))
 
 
 def _split(items: Sequence[_Item], batch: int) -> Iterator[list[_Item]]:
@@ -309,19 +284,10 @@ def _split(items: Sequence[_Item], batch: int) -> Iterator[list[_Item]]:
             if chunk and (not room or len(chunk) == MOST_ITEMS or size + item.sendable.size > MOST_SIZE):
                 yield chunk
                 chunk, room, size = [], batch, 0
-            chunk.append(_Item(item.sendable, paths[:room]))
+            chunk.append(_Item(item.key, item.sendable, paths[:room]))
             paths, room, size = paths[room:], max(room - len(paths), 0), size + item.sendable.size
     if chunk:
         yield chunk
-
-
-async def _gather(coroutines: Sequence[Any]) -> list[Any]:
-    """Return what all of them return; the first error is raised when all have ended."""
-    found = await asyncio.gather(*coroutines, return_exceptions=True)
-    for outcome in found:
-        if isinstance(outcome, BaseException) and not isinstance(outcome, SvipSearchError):
-            raise outcome
-    return found
 
 
 def _checked(path: Any) -> Prefix:
@@ -330,15 +296,5 @@ def _checked(path: Any) -> Prefix:
     return tuple(path)
 
 
-def _body(items: Sequence[_Item], shown: frozenset[str]) -> dict[str, Any]:
+def _body(items: Sequence[_Item], shown: Collection[str]) -> dict[str, Any]:
     return {"items": [{"question": i.sendable.body(shown.__contains__), "paths": i.paths} for i in items]}
-
-
-def _key(api_key: str | None, name: str | None) -> str | None:
-    if name is None:
-        return api_key
-    if api_key is not None:
-        raise ValueError("`api_key` and `api_key_env` exclude each other; got both.")
-    if not os.environ.get(name):
-        raise ValueError(f"`api_key_env` must name an environment variable that is set; got {name!r}.")
-    return os.environ[name]

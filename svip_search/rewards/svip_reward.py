@@ -319,13 +319,11 @@ class _Item(Reading):
     def __init__(self, question: Question, key: str) -> None:
         super().__init__(question)
         self.key = key
-        self.paths: list[Prefix] = []
         self.nodes: dict[Prefix, Node] = {}
         self.queries: dict[Prefix, Tensor] = {}
         self.scores: dict[Prefix, NDArray[np.float32]] = {}
-        #: Prefixes without rewards, and those that have to go through the backbone for them.
+        #: Prefixes without rewards.
         self.new: list[Prefix] = []
-        self.missing: list[Prefix] = []
 
     def recall(self, trie: PrefixTrie) -> None:
         """Take what the trie holds, and find out what is missing."""
@@ -357,14 +355,6 @@ class _Item(Reading):
             else:
                 node = trie.add_root(self.key, self.ids[prefix], self.kv[prefix], (self.offset, self.last[()].clone()))
             self.nodes[prefix] = node
-
-    def count(self, usage: Usage) -> None:
-        """Add what the paths took."""
-        read = sum(self.length(p) for p in self.paths)
-        ran = sum(len(self.ids[p]) for p in self.missing)
-        usage.reward_tokens += ran
-        usage.cached_reward_tokens += max(read - ran, 0)
-        usage.reward_calls += len(self.paths)
 
 
 class _Evaluation(Reader):

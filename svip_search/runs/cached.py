@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
@@ -20,12 +19,11 @@ import numpy as np
 from .._budget import Usage
 from .._calls import Item
 from .._errors import PolicyError, RewardError
-from .._question_key import question_key
+from .._question_key import QuestionKeys
 from .._types import Candidate, Prefix, ProposeRequest, Question
 
 #: Entries that are written together, unless time is up before.
 BATCH = 512
-_QUESTIONS = 4096
 #: Stands before the id of a question of which there are calls.
 _BEGUN = "begun/"
 
@@ -63,11 +61,11 @@ class CallCache:
     def __init__(self, store: CallStore) -> None:
         self.store = store
         self.served = Usage()
-        self._lock, self._naming = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._new: dict[str, list[_Call]] = {}  # by id of the question
         self._count = 0
         self._fresh: set[str] = set()
-        self._keys: OrderedDict[int, tuple[Question, bytes]] = OrderedDict()
+        self._keys = QuestionKeys()
 
     def open(self, ids: Sequence[str]) -> None:
         """Note that questions are searched; those of which no call was ever written are not looked up."""
@@ -83,7 +81,7 @@ class CallCache:
 
     def key(self, question: Question, what: tuple[object, ...]) -> str:
         """Return the name of a call."""
-        found = blake2b(self._question(question), digest_size=16)
+        found = blake2b(self._keys(question).encode(), digest_size=16)
         found.update(repr(what).encode("utf-8", "surrogatepass"))
         return found.hexdigest()
 
@@ -129,15 +127,6 @@ class CallCache:
                     entries[_BEGUN + id] = b""
         if entries:
             self.store.cache(entries)
-
-    def _question(self, question: Question) -> bytes:
-        with self._naming:
-            known = self._keys.get(id(question))
-            if known is None:
-                known = self._keys[id(question)] = question, question_key(question).encode()
-                if len(self._keys) > _QUESTIONS:
-                    self._keys.popitem(last=False)
-            return known[1]
 
 
 class CachedPolicy:

@@ -61,7 +61,7 @@ def export(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     rows = _without_trees(_rows(store, ids), trees is True, folder)
-    with _replacing(path) as part:
+    with _replacing(Path(os.path.realpath(path))) as part:  # a link stays one
         return (_parquet if path.suffix.lower() == ".parquet" else _json_lines)(rows, part)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import os
 import re
 import sys
-from dataclasses import asdict
 from typing import Any
 
 from .settings import folder_identity
@@ -102,19 +100,7 @@ def _served(name: str, api_key: str | None) -> dict[str, Any]:
     from ..rewards.remote_reward import RemoteReward
 
     with RemoteReward(_addresses(name), api_key=api_key, timeout=10.0) as reward:
-        about = asyncio.run(_described(reward))
-    return {
-        "server": about.name,
-        "kind": about.kind,
-        "scoring": None if about.scoring is None else asdict(about.scoring),
-    }
-
-
-async def _described(reward: Any) -> Any:
-    try:
-        return await reward.adescribe()
-    finally:
-        await reward.arelease()
+        return reward.identity
 
 
 def _addresses(name: str) -> str | list[str]:

@@ -25,7 +25,7 @@ FORMAT = 1
 IRRELEVANT = frozenset((
     "usage", "slots", "concurrent_calls", "batch_size", "max_rows", "cache_tokens", "base_url", "url", "urls",
     "api_key", "timeout", "retries", "max_bytes", "stats", "device", "backend", "calls", "served", "name", "notes",
-    "counters", "batch", "cache",
+    "counters", "batch", "cache", "cache_size",
 ))  # fmt: skip
 #: Of a larger file of weights only the ends are read.
 _WHOLE = 64 << 20
@@ -65,9 +65,9 @@ def digest(settings: Mapping[str, Any]) -> str:
 
 
 def model_identity(model: Any) -> dict[str, Any] | None:
-    """Return who a model is: its class, and its public attributes that are plain values.
+    """Return who a model is: its class, and its public attributes that are plain values, or models themselves.
 
-    A model that has an attribute ``identity``, a mapping of JSON values, is taken at its word.
+    A model that has an attribute ``identity``, a mapping, is taken at its word.
 
     Example:
         >>> from svip_search.testing import HashReward
@@ -77,7 +77,7 @@ def model_identity(model: Any) -> dict[str, Any] | None:
     if model is None:
         return None
     if isinstance(identity := getattr(model, "identity", None), Mapping):
-        return dict(identity)
+        return {str(name): _plain(value) for name, value in identity.items()}
     known = {n: v for n, v in sorted(_attributes(model).items()) if n not in IRRELEVANT and not n.startswith("_")}
     plain = {n: v if isinstance(v, (str, int, float, bool)) else _plain(v) for n, v in known.items() if _is_plain(v)}
     return {"class": _name_of(type(model)), **plain}
@@ -114,7 +114,13 @@ def _attributes(model: Any) -> dict[str, Any]:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (str, int, float, bool)) or is_dataclass(value)
+    return value is None or isinstance(value, (str, int, float, bool)) or is_dataclass(value) or _is_model(value)
+
+
+def _is_model(value: Any) -> bool:
+    """Whether a value is one of several models that make up another."""
+    calls = ("propose", "apropose", "evaluate", "aevaluate_many")
+    return not isinstance(value, type) and any(callable(getattr(value, name, None)) for name in calls)
 
 
 def _plain(value: Any) -> Any:

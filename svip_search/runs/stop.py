@@ -5,11 +5,38 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 from .runner import Abandoned
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Let SIGTERM end what is done within as Ctrl-C does, by KeyboardInterrupt; without effect in other threads."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def without_keyboard() -> Iterator[None]:
+    """Put Ctrl-C off; processes that are started within never hear it, not even before they could ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Stop:
@@ -33,6 +60,7 @@ class Stop:
         self.level = 0
         self.told = told
         self.raises = raises
+        self._heeded: list[signal.Signals] = []
 
     def __call__(self) -> int:
         return self.level
@@ -50,15 +78,21 @@ class Stop:
     @contextlib.contextmanager
     def listening(self, *, keyboard: bool = True) -> Iterator[None]:
         """Take SIGTERM, and Ctrl-C unless not ``keyboard``, for a request; only the main thread can."""
-        signals = [signal.SIGTERM, signal.SIGINT] if keyboard else [signal.SIGTERM]
-        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._heard) for number in signals}
+        self._heeded = [signal.SIGTERM, signal.SIGINT] if keyboard else [signal.SIGTERM]
+        before: dict[signal.Signals, Any] = {number: signal.signal(number, self._heard) for number in self._heeded}
         if not keyboard:
             before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
             yield
         finally:
+            self._heeded = []
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def listen_again(self) -> None:
+        """While `listening`, take the signals back from a library that took them for itself."""
+        for number in self._heeded:
+            signal.signal(number, self._heard)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         self.request()

@@ -18,8 +18,8 @@ from .._tree import Tree
 from ..strategies import Strategy
 from . import models
 from .protocols import Counts, Store
-from .runner import RunReport, Show, run
-from .stop import Stop
+from .runner import Abandoned, RunReport, Show, run
+from .stop import Stop, without_keyboard
 
 #: Workers that may die one after another without anything being finished meanwhile.
 DEATHS = 5
@@ -104,7 +104,7 @@ def take_part_here(
 
     with contextlib.ExitStack() as stack:
         trees = None if plan.warm_from is None else stack.enter_context(saved_trees(plan.warm_from))
-        journal = stack.enter_context(Journal.open(plan.journal))
+        journal = stack.enter_context(Journal.open(plan.journal, create=False))
         return take_part(plan, loaded, journal, trees, interrupt, progress)
 
 
@@ -116,7 +116,7 @@ class SavedTrees:
 
         if not os.path.isfile(path):
             raise ValueError(f"`warm_from` must be the journal of a run; there is no '{path}'.")
-        self._journal = Journal.open(path)
+        self._journal = Journal.open(path, create=False)
 
     def __call__(self, id: str) -> Tree | None:
         for _, result in self._journal.results([id]):
@@ -186,7 +186,8 @@ class Workers:
         start = time.monotonic()
         try:
             for _ in range(self.count):
-                self._start()
+                if not stop.level:
+                    self._start()
             while self._alive:
                 self._alive[0].join(LOOK)
                 code = self._look(stop) or code
@@ -200,8 +201,9 @@ class Workers:
 
     def _start(self) -> None:
         worker = self._context.Process(target=_work, args=(self.plan, self._spent, os.getpid()), daemon=True)
-        worker.start()
-        self._alive.append(worker)
+        with without_keyboard():
+            worker.start()
+            self._alive.append(worker)
 
     def _look(self, stop: Stop) -> int:
         """Take leave of the processes that have ended; replace those that were killed."""
@@ -241,7 +243,10 @@ def _work(plan: Plan, spent: Any, parent: int) -> None:
     with stop.listening(keyboard=False):
         try:
             take_part_here(plan, plan.load(), lambda: stop.level if os.getppid() == parent else 2, show)
+        except Abandoned:
+            pass  # while models were loaded, say
         except (SvipSearchError, ValueError, TypeError, OSError, ImportError) as error:
-            print(f"svip-search: error: {' '.join(str(error).split())}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # nobody reads it
+                print(f"svip-search: error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(1 if isinstance(error, PolicyError) else 2)
     sys.exit(130 if stop.level else 0)

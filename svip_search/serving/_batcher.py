@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from .. import _calls
 from .._budget import Usage
+from .._types import Question
 
 T = TypeVar("T")
 
@@ -113,6 +114,15 @@ class Batcher(Generic[T]):
         now = _calls.reported(self.model)
         spent, self._reported = now - self._reported, now
         return spent
+
+    async def forget(self, question: Question) -> None:
+        """Let the model free what it keeps for a question, between two of its calls."""
+        if not callable(forget := getattr(self.model, "forget", None)):
+            return
+        if self._acall is not None:
+            forget(question)
+        else:
+            await asyncio.get_running_loop().run_in_executor(self._thread, forget, question)
 
     async def close(self) -> None:
         """End: what waits is given up, a call that is under way is not waited for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import threading
 import time
@@ -43,7 +44,8 @@ def serve(
     """
     with _bound(app, host, port) as listener:
         server = _Server(app, listener, ready)
-        server.run(sockets=[listener])
+        with _quiet_end():
+            server.run(sockets=[listener])
 
 
 @contextmanager
@@ -86,16 +88,44 @@ def running(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[
 def _bound(app: Starlette, host: str, port: int) -> Iterator[socket.socket]:
     """Return a socket that is bound to an address."""
     check_address(host, bool(getattr(app.state, "has_token", False)))
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE)
+    with _named(host, port):
+        found = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP, flags=socket.AI_PASSIVE
+        )
     family, kind, protocol, _, address = found[0]
     # asyncio switches Nagle's algorithm off only where the protocol is said; else an answer takes 40 ms longer.
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        with _named(host, port):
+            listener.bind(address)
         yield listener
     finally:
         listener.close()
+
+
+@contextmanager
+def _named(host: str, port: int) -> Iterator[None]:
+    """Say in an error which address cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen at {host!r}, port {port}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _quiet_end() -> Iterator[None]:
+    """Keep out of the log that what waits for a server's end is cancelled by an end at once (Ctrl-C twice)."""
+    log = logging.getLogger("uvicorn.error")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return "CancelledError" not in record.getMessage()
+
+    log.addFilter(is_news)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_news)
 
 
 def check_address(host: str, has_token: bool) -> None:

@@ -17,19 +17,54 @@ import gzip
 import hashlib
 import json
 import re
+import shutil
+import signal
 import socket
 import ssl
 import struct
+import subprocess
 import threading
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 FLOOD = 300_000_000
+
+
+def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """Return a server context with a certificate of its own, and the file that makes a client trust it."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
+    made = [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context, certificate
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Let nothing hang, whatever a server does; in the main thread."""
+
+    def late(*_: object) -> None:
+        raise AssertionError(f"this test did not end within {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass(frozen=True)

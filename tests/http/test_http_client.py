@@ -9,8 +9,6 @@ import io
 import itertools
 import os
 import pickle
-import shutil
-import ssl
 import subprocess
 import sys
 import textwrap
@@ -26,10 +24,12 @@ import pytest
 
 pytest.importorskip("aiohttp")
 
-from fault_server_async import MODES, FaultServer, bomb, mode_of, ok, raw, reply, slow
+from fault_server_async import MODES, FaultServer, bomb, certified, mode_of, ok, raw, reply, slow
 
 from svip_search._errors import PolicyError, RewardError
-from svip_search._http import HttpClient, HttpFault, data_url
+from svip_search._http import Encoded, HttpClient, HttpFault, data_url, gathered
+from svip_search._question_key import QuestionKeys, question_key
+from svip_search._types import Question
 
 BODY = {"model": "some-model", "messages": [{"role": "user", "content": "How many?"}], "seed": 3}
 GOOD = ("ok", "gzip", "chunked", "nan", "duplicate keys", "stale")
@@ -746,6 +746,145 @@ def test_a_client_travels_as_its_settings():
         twin.close()
 
 
+def test_a_key_of_the_environment_stays_there(monkeypatch):
+    monkeypatch.setenv("MODEL_KEY", "sk-secret")
+    client = HttpClient("http://127.0.0.1:9", api_key_env="MODEL_KEY")
+    kept = pickle.dumps(client)
+    assert b"sk-secret" not in kept
+    monkeypatch.setenv("MODEL_KEY", "sk-other")
+    assert pickle.loads(kept)._headers()["Authorization"] == "Bearer sk-other"
+    monkeypatch.delenv("MODEL_KEY")
+    with pytest.raises(ValueError, match="`api_key_env` must name an environment variable that is set"):
+        pickle.loads(kept)
+    with pytest.raises(ValueError, match="exclude each other"):
+        HttpClient("http://127.0.0.1:9", api_key="a", api_key_env="MODEL_KEY")
+
+
+def test_a_key_has_a_place_among_the_servers():
+    with FaultServer() as one, FaultServer() as two:
+        client = HttpClient([one.url, two.url])
+        assert client.where == f"{one.address}, {two.address}"
+        for key in map(str, range(16)):
+            asked = {server.url: len(server.requests) for server in (one, two)}
+            client.run(ask(client, key=key))
+            (grown,) = (s.url for s in (one, two) if len(s.requests) > asked[s.url])
+            assert client.place(key) == grown
+        client.close()
+    assert one.requests and two.requests
+
+
+def test_sessions_of_closed_loops_are_dropped_while_others_come():
+    """Looking at a loop lets other threads run, and these may open sessions of their own."""
+    with FaultServer() as server:
+        client = HttpClient(server.url)
+        opened = client._sessions._open
+
+        class Loop(asyncio.SelectorEventLoop):
+            def is_closed(self):
+                if self in opened:
+                    opened.setdefault(other, opened[self])
+                return super().is_closed()
+
+        loop, other = Loop(), asyncio.new_event_loop()
+        loop.run_until_complete(ask(client))
+        loop.run_until_complete(client.arelease())
+        loop.run_until_complete(ask(client))
+        asyncio.run(ask(client))
+        opened.pop(other)
+        client.close()
+        loop.close()
+        other.close()
+
+
+# -- several coroutines, and what is made of questions ----------------------------------------------
+
+
+def test_all_have_ended_when_one_has_failed():
+    ended = []
+
+    async def fails():
+        raise PolicyError("no")
+
+    async def returns(what):
+        await asyncio.sleep(0.02)
+        ended.append(what)
+        return what
+
+    error = ValueError("a value like any other")
+    with pytest.raises(PolicyError, match="no"):
+        asyncio.run(_gathered([fails(), returns(1)]))
+    assert ended == [1]
+    found = asyncio.run(_gathered([fails(), returns(error)], keep=PolicyError))
+    assert isinstance(found[0], PolicyError) and found[1] is error
+
+
+def test_none_goes_on_when_the_caller_is_cancelled():
+    ended = []
+
+    async def slow():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(asyncio.current_task().cancelling())
+
+    async def run():
+        task = asyncio.create_task(_gathered([slow(), slow()], keep=Exception))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended == [1, 1]
+
+    asyncio.run(run())
+
+
+async def _gathered(coroutines, **options):
+    return await gathered(coroutines, **options)
+
+
+def test_pictures_are_worked_on_beside_the_loop_and_words_do_not_wait_for_them():
+    gate, threads = threading.Event(), []
+
+    def make(question):
+        threads.append(threading.current_thread() is threading.main_thread())
+        if question.images:
+            assert gate.wait(20)
+        return question.text
+
+    made = Encoded(make, len)
+    film = Question("Which?", images=[np.zeros((4, 4, 3), np.uint8)])
+
+    async def run():
+        slow = [asyncio.create_task(made.of(film)) for _ in range(3)]
+        while not threads:
+            await asyncio.sleep(0.001)
+        assert (await made.of(Question("How many?")))[1] == "How many?"
+        gate.set()
+        return [await task for task in slow]
+
+    found = asyncio.run(run())
+    assert found == [(question_key(film), "Which?")] * 3
+    assert (threads, made.made) == ([False, True], 2)
+    again = Question("Which?", images=[np.zeros((4, 4, 3), np.uint8)])
+    assert asyncio.run(made.of(again)) == found[0]  # the same content
+    assert made.made == 2
+    assert made.forget(film) == question_key(film)
+    asyncio.run(made.of(again))
+    assert made.made == 3
+
+
+def test_keys_are_hashed_once_an_object_and_no_more_are_kept_than_allowed(monkeypatch):
+    hashed = []
+    monkeypatch.setattr("svip_search._question_key.question_key", lambda q: hashed.append(q) or question_key(q))
+    keys, questions = QuestionKeys(2), [Question(f"Which, {i}?") for i in range(3)]
+    for question in (questions[0], questions[1], questions[0], questions[2], questions[0]):
+        assert keys(question) == question_key(question)
+    assert hashed == questions
+    assert [keys.known(q) is not None for q in questions] == [True, False, True]
+    assert keys.forget(questions[0]) == question_key(questions[0])
+    assert keys.known(questions[0]) is None
+
+
 FORKED = """
     import asyncio, os, sys
     sys.path.insert(0, {folder!r})
@@ -807,16 +946,7 @@ def test_importing_needs_no_aiohttp_and_no_pillow():
 
 @pytest.fixture
 def tls(tmp_path):
-    """A server context with a certificate of its own, and the file that makes a client trust it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
-    made = [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(made, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context, certificate
+    return certified(tmp_path)
 
 
 def test_https_is_trusted_by_certificate(tls, monkeypatch):

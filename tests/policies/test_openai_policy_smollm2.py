@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import signal
 from pathlib import Path
 
 import pytest
+from fault_server_async import within
 
 from svip_search import Beam, BestOfN, CallableReward, ProposeRequest, Question, solve
 from svip_search.policies.openai_policy import OpenAIPolicy
@@ -21,14 +21,8 @@ QUESTION = Question("How many apples are in two bags of three apples?", options=
 
 @pytest.fixture(autouse=True)
 def deadline():
-    def late(*_):
-        raise AssertionError("this test did not end within 120 s")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(120)
-    yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    with within(120):
+        yield
 
 
 @pytest.fixture(scope="module")

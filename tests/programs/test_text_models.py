@@ -7,8 +7,6 @@ import gzip
 import importlib.util
 import io
 import json
-import shutil
-import ssl
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fault_server_async import certified
 
 from svip_search._errors import PolicyError
 from svip_search.programs._text_models import OpenAITextModel, TextModel, TransformersTextModel
@@ -262,16 +261,7 @@ def test_all_requests_of_a_call_share_one_deadline():
 
 @pytest.fixture
 def tls(tmp_path):
-    """A server context with a certificate of its own, and the file that makes a client trust it."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=test"
-    made = [*command.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(made, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    return context, certificate
+    return certified(tmp_path)
 
 
 def test_https_is_trusted_by_certificate_and_keeps_the_deadline(tls, monkeypatch):

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 
-from svip_search import MCTS, CallableReward, Question, Scoring, ShuffledReward, solve
+from svip_search import (
+    MCTS,
+    CallableReward,
+    Hybrid,
+    Question,
+    Schedule,
+    Scoring,
+    ShuffledReward,
+    asolve,
+    solve,
+    solve_many,
+)
 from svip_search._budget import Usage
 from svip_search._types import RewardModel
 from svip_search.rewards import HybridReward
@@ -111,3 +124,101 @@ def test_wrong_models_are_named(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"process": HashReward(), "outcome": HashReward(kind="orm")} | change
     with pytest.raises(TypeError, match=message):
         HybridReward(**arguments)
+
+
+# -- models with coroutines ------------------------------------------------------------------------
+
+
+class Far(Counting):
+    """Answers in the event loop, several calls at a time."""
+
+    concurrent_calls = 3
+
+    def __init__(self, seed: int = 0, kind: Any = "prm") -> None:
+        super().__init__(seed, kind)
+        self.under_way = self.most = self.released = 0
+        self.threads: set[str] = set()
+
+    async def aevaluate_many(self, items: Any) -> Any:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        self.threads.add(threading.current_thread().name)
+        await asyncio.sleep(0.005)
+        self.under_way -= 1
+        return [[*map(np.asarray, Counting.evaluate(self, *item))] for item in items]
+
+    def evaluate(self, question: Question, paths: Any) -> Any:
+        raise AssertionError("called without its coroutine")
+
+    async def arelease(self) -> None:
+        self.released += 1
+
+
+class Near(Counting):
+    """Answers in one thread, and is told to forget there alone."""
+
+    def __init__(self, seed: int = 0, kind: Any = "prm") -> None:
+        super().__init__(seed, kind)
+        self.threads: set[str] = set()
+
+    def evaluate(self, question: Question, paths: Any) -> Any:
+        self.threads.add(threading.current_thread().name)
+        return super().evaluate(question, paths)
+
+    def forget(self, question: Question) -> None:
+        self.threads.add(threading.current_thread().name)
+        super().forget(question)
+
+
+@pytest.mark.parametrize("process_class", [Far, Near])
+@pytest.mark.parametrize("outcome_class", [Far, Near])
+def test_each_model_is_called_in_its_own_way(process_class: Any, outcome_class: Any) -> None:
+    """Whichever of the two has coroutines, the searches are those of two models without."""
+    questions = [Question(f"Which, {i}?", options=["red", "blue"]) for i in range(8)]
+    plain = HybridReward(Counting(1), Counting(2, "orm"))
+    wanted = dict(solve_many(questions, HashPolicy(), plain, Hybrid(n=4)))
+    process, outcome = process_class(1), outcome_class(2, "orm")
+    reward = HybridReward(process, outcome)
+    with solve_many(questions, HashPolicy(), reward, Hybrid(n=4), schedule=Schedule(reward_batch=4)) as run:
+        found = dict(run)
+    for index, result in wanted.items():
+        assert (found[index].answer, found[index].degraded) == (result.answer, ())
+        assert found[index].usage.reward_calls == result.usage.reward_calls
+    assert reward.usage.reward_calls == plain.usage.reward_calls
+    assert run.stats().usage.reward_tokens == reward.usage.reward_tokens
+    for model in (process, outcome):
+        if isinstance(model, Far):
+            assert model.released == 1
+            assert model.threads == {"svip-search"}
+        elif Far in (process_class, outcome_class):
+            assert len(model.threads) == 1 and "svip-search-model" in min(model.threads)
+    assert process_class is not Far or process.most > 1
+
+
+def test_it_has_coroutines_only_where_they_are() -> None:
+    assert not hasattr(HybridReward(Counting(), Far(2, "orm")), "aevaluate_many")
+    assert HybridReward(Far(), Counting(2, "orm")).concurrent_calls == 3
+    assert HybridReward(Counting(), HashReward(2, "orm")).concurrent_calls == 1
+
+
+def test_it_works_in_the_loop_of_a_caller() -> None:
+    async def run() -> Any:
+        reward = HybridReward(Far(1), Far(2, "orm"))
+        result = await asolve(QUESTION, HashPolicy(), reward, Hybrid(n=4))
+        await reward.arelease()
+        assert [model.released for model in (reward.process, reward.outcome)] == [1, 1]  # type: ignore[attr-defined]
+        return result
+
+    result = asyncio.run(run())
+    assert result.degraded == ()
+    plain = HybridReward(Counting(1), Counting(2, "orm"))
+    assert result.answer == solve(QUESTION, HashPolicy(), plain, Hybrid(n=4)).answer
+
+
+def test_a_model_that_cannot_forget_ends_no_search() -> None:
+    class Stubborn(Counting):
+        def forget(self, question: Question) -> None:
+            raise ValueError("never")
+
+    results = dict(solve_many(["Which?"] * 5, HashPolicy(), Stubborn(), Hybrid(n=2, outcome="last")))
+    assert len(results) == 5

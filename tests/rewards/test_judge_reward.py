@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import pickle
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,7 +115,7 @@ def test_the_last_step_is_named() -> None:
 def test_what_is_sent() -> None:
     with FaultServer(answer=judge_says(fair)) as server:
         judge = judge_of(
-            server, instructions="Be strict.", seed=7, extra={"max_tokens": None, "top_p": 0.5}, api_key="k-1"
+            server, instructions="Be strict.", seed=7, extra_body={"max_tokens": None, "top_p": 0.5}, api_key="k-1"
         )
         judge.evaluate(QUESTION, PATHS)
         judge.close()
@@ -784,6 +785,22 @@ def test_one_object_serves_loops_and_threads() -> None:
     assert judge.usage.reward_tokens == 16 * 110
 
 
+def test_a_pickle_holds_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JUDGE_KEY", "sk-secret")
+    with (
+        FaultServer(answer=judge_says(fair)) as server,
+        judge_of(server, api_key_env="JUDGE_KEY", votes=2, mode="single", cache_size=7) as judge,
+    ):
+        wanted = judge.evaluate(QUESTION, PATHS)
+        kept = pickle.dumps(judge)
+        assert b"sk-secret" not in kept
+        with pickle.loads(kept) as twin:
+            assert (twin.votes, twin.kind, twin.counts.answers) == (2, "orm", 0)
+            assert twin.evaluate(QUESTION, PATHS) == wanted
+        assert server.requests[-1].headers["authorization"] == "Bearer sk-secret"
+        assert repr(twin) == f"JudgeReward({server.url!r}, 'some-judge')"
+
+
 def test_cancelling_a_call_leaves_nothing_behind() -> None:
     async def run() -> None:
         async with FaultServer("hang") as server:
@@ -880,9 +897,10 @@ def test_a_search_goes_on_without_a_judge() -> None:
         ({"opponents": 1.5}, "`opponents` must be a positive integer; got 1.5"),
         ({"temperature": float("nan")}, "`temperature` must be >= 0 and finite; got nan"),
         ({"cache_size": -1}, "`cache_size` must be >= 0"),
-        ({"extra": {"n": 2}}, "`extra` must not hold .*; got 'n'"),
+        ({"extra_body": {"n": 2}}, "`extra_body` must not hold .*; got 'n'"),
         ({"model": ""}, "`model` must name a model"),
         ({"timeout": 0}, "`timeout` must be > 0"),
+        ({"api_key": "a", "api_key_env": "B"}, "exclude each other"),
     ],
 )
 def test_settings_out_of_range(options: dict[str, Any], message: str) -> None:

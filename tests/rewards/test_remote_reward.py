@@ -159,7 +159,7 @@ def test_several_servers_are_one_model_and_a_question_stays_with_its_server() ->
     with (
         running(reward_app(models[0])) as one,
         running(reward_app(models[1])) as two,
-        RemoteReward([one, two], cache=0) as reward,
+        RemoteReward([one, two], cache_size=0) as reward,
     ):
         for _ in range(2):
             found = reward.evaluate_many([(q, PATHS) for q in questions])
@@ -264,7 +264,7 @@ def test_beginnings_are_known_only_of_causal_models() -> None:
 @pytest.mark.parametrize("causal", [True, False])
 def test_no_more_is_kept_than_allowed(causal: bool) -> None:
     model = Noting()
-    with remote(model, cache=6, app={"causal": causal}) as reward:
+    with remote(model, cache_size=6, app={"causal": causal}) as reward:
         for i in range(5):
             reward.evaluate(Question(f"{i}?"), [("a", "b"), ("c",)])
         scores = reward._scores
@@ -274,7 +274,7 @@ def test_no_more_is_kept_than_allowed(causal: bool) -> None:
         assert len(model.asked) == asked
         reward.evaluate(Question("0?"), [("a", "b")])
         assert len(model.asked) == asked + 1
-    with remote(Noting(), cache=0, app={"causal": causal}) as reward:
+    with remote(Noting(), cache_size=0, app={"causal": causal}) as reward:
         reward.evaluate(QUESTION, PATHS)
         assert reward._scores._held == 0
 
@@ -289,6 +289,14 @@ def test_nothing_is_asked_before_it_is_needed() -> None:
         with pytest.raises(RewardError, match=r"The reward server at 127\.0\.0\.1:9 "):
             wrong()
     reward.close()
+
+
+def test_a_server_that_is_away_is_asked_once_not_once_a_path() -> None:
+    with RemoteReward("http://127.0.0.1:9/v1", kind="prm", timeout=2, retries=0) as reward:
+        found = reward._client.run(reward.aevaluate_many([(QUESTION, PATHS), (QUESTION, [])]))
+        assert [len(one) for one in found] == [len(PATHS), 0]
+        assert all(isinstance(outcome, RewardError) for outcome in found[0])
+        assert reward._client.stats.requests == 1
 
 
 def test_another_kind_than_was_said_is_an_error_that_names_both() -> None:
@@ -307,6 +315,7 @@ def test_another_kind_than_was_said_is_an_error_that_names_both() -> None:
         ([[0.5, 0.5, 1.5]], r"must lie in \[0, 1\]"),
         ([[0.5, 0.5, -1e-9]], r"must lie in \[0, 1\]"),
         ([[0.5, 0.5, None]], r"must lie in \[0, 1\]"),
+        ([[0.5, 0.5, 1e300]], r"must lie in \[0, 1\]"),
         ([["x", 0.5, 0.5]], "must be numbers"),
         (None, r"must have shape \[1, 3\]"),
         ({"error": "no\nreason"}, "has no rewards for a path: no reason"),
@@ -314,7 +323,7 @@ def test_another_kind_than_was_said_is_an_error_that_names_both() -> None:
 )
 def test_rewards_that_cannot_be_used_are_errors_of_their_path(value: Any, message: str) -> None:
     good = [[0.25, 0.5, 1]]
-    with scripted(lambda body: {"rewards": [[good, value, good]]}) as url, RemoteReward(url, cache=0) as reward:
+    with scripted(lambda body: {"rewards": [[good, value, good]]}) as url, RemoteReward(url, cache_size=0) as reward:
         with pytest.raises(RewardError, match=message):
             reward.evaluate(QUESTION, [("a",), ("b",), ("c",)])
         found = reward._client.run(reward.aevaluate_many([(QUESTION, [("a",), ("b",), ("c",)])]))[0]
@@ -353,7 +362,8 @@ def test_a_passing_fault_is_tried_again() -> None:
 @pytest.mark.parametrize(
     "about",
     [[], {}, {"kind": "judge"}, {"kind": "prm", "dimensions": ["x"]}, {"kind": "prm", "scoring": {"what": 1}},
-     {"kind": "prm", "scoring": {"aggregate": "median"}}, {"kind": "prm", "scoring": 3}],
+     {"kind": "prm", "scoring": {"aggregate": "median"}}, {"kind": "prm", "scoring": 3},
+     {"kind": "prm", "dimensions": 5}, {"kind": "prm", "dimensions": None}],
 )  # fmt: skip
 def test_a_server_of_something_else_is_not_believed(about: Any) -> None:
     wrong = pytest.raises(RewardError, match="The reward server at")
@@ -387,7 +397,7 @@ def test_tokens_are_sent_and_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_pickle_holds_the_settings() -> None:
-    with running(reward_app(HashReward())) as url, RemoteReward(url, batch=3, cache=5) as reward:
+    with running(reward_app(HashReward())) as url, RemoteReward(url, batch=3, cache_size=5) as reward:
         reward.evaluate(QUESTION, PATHS)
         with pickle.loads(pickle.dumps(reward)) as again:
             assert (again.batch, again._scores.entries, again.usage) == (3, 5, Usage())
@@ -407,8 +417,8 @@ def test_nothing_is_left_open() -> None:
     ("options", "message"),
     [
         ({"kind": "judge"}, "`kind` must be 'prm', 'orm' or None; got 'judge'"),
-        ({"batch": 0}, "`batch` and `concurrent_calls` must be >= 1, `cache` >= 0; got 0, 4 and 65536"),
-        ({"cache": -1}, "got 64, 4 and -1"),
+        ({"batch": 0}, "`batch` and `concurrent_calls` must be >= 1, `cache_size` >= 0; got 0, 4 and 65536"),
+        ({"cache_size": -1}, "got 64, 4 and -1"),
         ({"base_url": "ftp://x"}, "`base_url` must be"),
         ({"api_key": "a", "api_key_env": "B"}, "exclude each other"),
         ({"api_key_env": "NOT_SET_ANYWHERE"}, "must name an environment variable that is set"),

@@ -55,6 +55,24 @@ class SleepingPolicy(HashPolicy):
         return super().propose(requests)
 
 
+def start_command(*words: object, pause: float) -> subprocess.Popen[str]:
+    """Start ``svip-search run`` in a process group of its own, as a shell does."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "svip_search.cli", "run", *map(str, words)], start_new_session=True, text=True,
+        env=environment(SVIP_TEST_PAUSE=str(pause)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+    """Return the code with which a process ends, and what it says on stderr."""
+    try:
+        _, err = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
+        process.wait()
+    return process.returncode, err
+
+
 class DeadlyPolicy(HashPolicy):
     """A policy that kills its process."""
 

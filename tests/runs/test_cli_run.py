@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("apsw")
 
 import run_cases
-from run_cases import comparable, environment, records, write_questions
+from run_cases import comparable, environment, finish, records, start_command, write_questions
 
 from svip_search import make, solve
 from svip_search._journal import Journal
@@ -86,34 +86,16 @@ def test_questions_in_results_out(call: Call, questions: Path, tmp_path: Path) -
 def test_a_killed_run_goes_on(processes: int, questions: Path, tmp_path: Path) -> None:
     out = tmp_path / "results.jsonl"
     words = [questions, "--out", out, *MODELS, *SEARCH, "--lease", 1, "--searches", 2, "--processes", processes]
-    process = start(*words, pause=0.05)
+    process = start_command(*words, pause=0.05)
     try:
         wait_until(lambda: done_in(tmp_path / "results.db") >= 2, process)
     finally:
         process.kill()
         process.communicate()
     assert not out.exists()
-    code, _ = finish(start(*words, pause=0.001))
+    code, _ = finish(start_command(*words, pause=0.001))
     assert code == 0
     assert [comparable(row) for row in rows_of(out)] == expected(12)
-
-
-def start(*words: object, pause: float) -> subprocess.Popen[str]:
-    """Start the command in a process group of its own, as a shell does."""
-    command = [sys.executable, "-m", "svip_search.cli", "run", *map(str, words)]
-    return subprocess.Popen(
-        command, env=environment(SVIP_TEST_PAUSE=str(pause)), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 60) -> tuple[int, str]:
-    try:
-        _, err = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-        process.wait()
-    return process.returncode, err
 
 
 def done_in(path: Path) -> int:
@@ -155,7 +137,7 @@ def test_ctrl_c_once_finishes_what_is_open(
 ) -> None:
     out, path = tmp_path / "results.jsonl", tmp_path / "results.db"
     words = [questions, "--out", out, *MODELS, *SEARCH, "--searches", 1, "--processes", processes]
-    process = start(*words, pause=0.05)
+    process = start_command(*words, pause=0.05)
     try:
         wait_until(lambda: done_in(path) >= 1, process)
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
@@ -170,7 +152,7 @@ def test_ctrl_c_once_finishes_what_is_open(
     assert len(rows_of(out)) == counts.done
     line = f"svip-search: interrupted: {counts.done} of 12 done; the same command does the other {counts.waiting}"
     assert err.splitlines()[-1] == line
-    assert finish(start(*words, pause=0.001))[0] == 0
+    assert finish(start_command(*words, pause=0.001))[0] == 0
     assert [comparable(row) for row in rows_of(out)] == expected(12)
 
 
@@ -178,7 +160,7 @@ def test_ctrl_c_once_finishes_what_is_open(
 def test_ctrl_c_twice_ends_at_once(processes: int, questions: Path, tmp_path: Path) -> None:
     out, path = tmp_path / "results.jsonl", tmp_path / "results.db"
     words = [questions, "--out", out, *MODELS, *SEARCH, "--searches", 4, "--processes", processes]
-    process = start(*words, pause=1.0)  # a search takes six seconds
+    process = start_command(*words, pause=1.0)  # a search takes six seconds
     try:
         wait_until(lambda: leased_in(path) == 4 * processes, process)
         time.sleep(0.5)  # what is claimed is opened
@@ -194,7 +176,7 @@ def test_ctrl_c_twice_ends_at_once(processes: int, questions: Path, tmp_path: Pa
     assert code == 130
     assert err.splitlines()[-1].startswith("svip-search: interrupted: 0 of 12 done")
     assert leased_in(path) == 0
-    assert finish(start(*words, pause=0.001))[0] == 0
+    assert finish(start_command(*words, pause=0.001))[0] == 0
     assert [comparable(row) for row in rows_of(out)] == expected(12)
 
 
@@ -202,7 +184,7 @@ def test_ctrl_c_twice_ends_at_once(processes: int, questions: Path, tmp_path: Pa
 def test_a_worker_that_is_killed_is_replaced(questions: Path, tmp_path: Path) -> None:
     out, path = tmp_path / "results.jsonl", tmp_path / "results.db"
     words = [questions, "--out", out, *MODELS, *SEARCH, "--searches", 2, "--processes", 2, "--lease", 1]
-    process = start(*words, pause=0.05)
+    process = start_command(*words, pause=0.05)
     try:
         wait_until(lambda: done_in(path) >= 2, process)
         victims = workers_of(process.pid)
@@ -226,7 +208,7 @@ def workers_of(pid: int) -> list[int]:
 def test_workers_end_with_their_parent(questions: Path, tmp_path: Path) -> None:
     path = tmp_path / "results.db"
     words = [questions, "--out", tmp_path / "results.jsonl", *MODELS, *SEARCH, "--processes", 2]
-    process = start(*words, pause=1.0)
+    process = start_command(*words, pause=1.0)
     try:
         wait_until(lambda: leased_in(path) >= 12, process)
         victims = workers_of(process.pid)
@@ -243,7 +225,7 @@ def test_workers_end_with_their_parent(questions: Path, tmp_path: Path) -> None:
 
 def test_workers_that_cannot_load_their_models_say_so_once_each(questions: Path, tmp_path: Path) -> None:
     words = [questions, "--out", tmp_path / "r.jsonl", "--policy", "run_cases:nobody", "--reward", "none"]
-    process = start(*words, "--strategy", "greedy", "--processes", 2, pause=0.0)
+    process = start_command(*words, "--strategy", "greedy", "--processes", 2, pause=0.0)
     code, err = finish(process)
     assert code == 2
     assert err.count("`policy` must name an object of a module; 'run_cases:nobody' does not") in (1, 2)
@@ -410,7 +392,7 @@ def test_a_full_disk(questions: Path, tmp_path: Path) -> None:
     last = process.stderr.splitlines()[-1]
     assert last.startswith("svip-search: error: the journal")
     assert "Traceback" not in process.stderr
-    code, _ = finish(start(*words[4:], pause=0.0))  # there is room again
+    code, _ = finish(start_command(*words[4:], pause=0.0))  # there is room again
     assert code == 0
     assert [comparable(row) for row in rows_of(out)] == expected(300)
 
@@ -480,7 +462,7 @@ def test_models_behind_addresses(call: Call, questions: Path, tmp_path: Path) ->
 def test_workers_that_die_one_after_another(questions: Path, tmp_path: Path) -> None:
     """Not even one question is answered: a question, or a model, that kills whoever touches it."""
     words = [questions, "--out", tmp_path / "r.jsonl", "--policy", "run_cases:DeadlyPolicy", "--reward", "none"]
-    process = start(*words, "--strategy", "greedy", "--processes", 2, "--lease", 1, pause=0.0)
+    process = start_command(*words, "--strategy", "greedy", "--processes", 2, "--lease", 1, pause=0.0)
     code, err = finish(process)
     assert code == 1
     assert "one process after another has died (signal 9)" in err

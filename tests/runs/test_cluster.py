@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_cases import records, write_questions
 
-from svip_search import Budget, Tree, make
-from svip_search._errors import JournalError, PolicyError
+from svip_search import Budget, Question, Tree, make
+from svip_search._errors import JournalError, PolicyError, RewardError
 from svip_search._journal import Journal
 from svip_search.datasets.puzzles import generate_puzzle
 from svip_search.runs.questions import read_questions
 from svip_search.runs.runner import run
 from svip_search.runs.stop import Stop
 from svip_search.runs.workers import Plan
+from svip_search.testing import HashReward
 
 ray = pytest.importorskip("ray", reason="needs Ray")
 pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning")]  # of Ray's own files and pipes
 
 from svip_search.runs.cluster import Cluster, JournalActor, RayStore, RayWorkers  # noqa: E402
 from svip_search.runs.cluster._ray import _knock, connect  # noqa: E402
+from svip_search.runs.cluster.replicas import RayReward, Replica  # noqa: E402
 from svip_search.runs.cluster.store import Files  # noqa: E402
 
 HASH = {"policy": "svip_search.testing:HashPolicy", "reward": "svip_search.testing:HashReward"}
@@ -124,6 +128,7 @@ def test_pictures_are_brought_from_the_driver(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     here.mkdir()
     generate_puzzle(11, 0).image.save(here / "0.png")
+    Journal.open(here / "none.db").close()
     name, actor = JournalActor.start(str(here / "none.db"))
     files = Files(name, str(there))
     picture = here / "0.png"
@@ -161,11 +166,43 @@ def steps_of(found: dict[str, Any]) -> dict[str, Any]:
     return {id: [[step["text"] for step in t["steps"]] for t in row["trajectories"]] for id, row in found.items()}
 
 
+def test_no_more_is_noted_of_questions_than_allowed_and_what_is_dropped_is_sent_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("svip_search.runs.cluster.replicas._QUESTIONS", 2)
+    with Journal.open(tmp_path / "run.db"):
+        name, journal = JournalActor.start(str(tmp_path / "run.db"))
+        actor = ray.remote(Replica).options(max_restarts=1, max_task_retries=0)
+        places = [actor.remote("reward", partial(HashReward, 3), name, str(tmp_path)) for _ in range(2)]
+        reward = RayReward(places)
+        questions = [Question(f"Which, {i}?") for i in range(5)]
+        wanted = [one.tolist() for one in HashReward(3).evaluate(questions[0], [("a",), ("b",)])]
+
+        def ask() -> None:
+            async def run() -> list[Any]:
+                return await reward.aevaluate_many([(question, [("a",), ("b",)]) for question in questions])
+
+            assert [[one.tolist() for one in found] for found in asyncio.run(run())] == [wanted] * 5
+            assert len(reward._sent) == 2
+
+        ask()
+        ask()
+        asyncio.run(reward.aevaluate_many([(questions[0], [("a",)])]))  # the last one asked is surely noted
+        reward.forget(questions[0])
+        assert len(reward._sent) == 1
+        for place in places:
+            ray.kill(place)
+        fails = reward.aevaluate_many([(question, [("a",)]) for question in questions])
+        with pytest.raises(RewardError, match="all 2 replicas of the model have died"):
+            asyncio.run(fails)
+        assert not any(reward._sent.values())
+        ray.kill(journal)
+
+
 def test_a_folder_of_frames_is_brought_whole(tmp_path):
     frames = tmp_path / "frames"
     frames.mkdir()
     for i in range(3):
         (frames / f"{i}.png").write_bytes(bytes([i]))
+    Journal.open(tmp_path / "none.db").close()
     name, actor = JournalActor.start(str(tmp_path / "none.db"))
     content = ray.get(actor.read.remote(str(frames)))
     assert content == {f"{i}.png": bytes([i]) for i in range(3)}

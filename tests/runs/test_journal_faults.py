@@ -443,3 +443,51 @@ class TestLocks:
         held("BEGIN; SELECT * FROM counts")
         with pytest.raises(JournalError, match=r"/j is locked by another process; waited 0.1 s$"):
             Journal.open(tmp_path / "j", wait=0.1)
+
+
+# ---- a file that is not there any more ------------------------------------------------------------
+
+
+@pytest.mark.skipif(os.name != "posix", reason="open files can be deleted and renamed on Unix alone")
+@pytest.mark.parametrize("how", ["deleted", "moved", "replaced"])
+def test_a_file_that_is_out_of_place_is_noticed_and_can_be_saved(tmp_path, how):
+    """SQLite goes on writing to what nobody finds again."""
+    path = tmp_path / "run.db"
+    with Journal.open(path, fingerprint={"a": 1}) as journal:
+        journal.add([(f"q{i}", "hash", {}) for i in range(9)])
+        journal.claim("me", 8, 60.0)
+        assert journal.finish("me", "q3", "found")
+        assert journal.in_place()
+        if how == "deleted":
+            path.unlink()
+        elif how == "moved":
+            path.rename(tmp_path / "elsewhere")
+        else:
+            (tmp_path / "other").touch()
+            (tmp_path / "other").replace(path)
+        assert not journal.in_place()
+        message = "was deleted or moved while it was in use, or another file put in its place"
+        for change in (
+            lambda: journal.finish("me", "q4", "lost"), lambda: journal.claim("me", 1, 60.0), journal.retry,
+            lambda: journal.renew("me", ["q4"], 9.0), lambda: journal.release("me", ["q4"]),
+            lambda: journal.cache({"a": b"b"}), lambda: journal.fail("me", "q4", "no", attempts=3),
+            lambda: journal.add([("new", "hash", {})]),
+        ):  # fmt: skip
+            if how == "deleted":
+                assert not path.exists()  # nothing makes it anew
+            with pytest.raises(JournalError, match=message):
+                change()
+        assert list(journal.results()) == [("q3", "found")]
+        journal.snapshot(tmp_path / "saved")
+    with Journal.open(tmp_path / "saved", fingerprint={"a": 1}) as saved:
+        saved.verify()
+        assert list(saved.results()) == [("q3", "found")]
+        assert (saved.counts().leased, saved.counts().waiting) == (7, 1)
+
+
+def test_a_journal_that_is_not_to_be_made(tmp_path):
+    with pytest.raises(JournalError, match="there is no journal"):
+        Journal.open(tmp_path / "run.db", create=False)
+    assert not any(tmp_path.iterdir())
+    Journal.open(tmp_path / "run.db").close()
+    Journal.open(tmp_path / "run.db", create=False).close()

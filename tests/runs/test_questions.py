@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svip_search import Budget, Scoring, make
+from svip_search import Budget, HybridReward, JudgeReward, OpenAIPolicy, Scoring, make
 from svip_search.policies import CallablePolicy
 from svip_search.runs import questions as module
 from svip_search.runs.questions import as_question, missing_files, read_questions
 from svip_search.runs.settings import digest, fingerprint, folder_identity, model_identity
-from svip_search.testing import HashPolicy
+from svip_search.testing import HashPolicy, HashReward
 
 
 def write(folder: Path, content: bytes | str) -> Path:
@@ -214,3 +214,14 @@ def test_a_folder_is_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_the_table_of_the_module_names_all_fields() -> None:
     for name in ("question", "images", "videos", "options", "answer", "id", "seed"):
         assert f"\n{name}" in (module.__doc__ or "")
+
+
+def test_models_behind_servers_are_told_apart_by_all_that_changes_their_answers() -> None:
+    pytest.importorskip("aiohttp")
+    judges = [JudgeReward("http://a/v1", "m", instructions=words, secret="s3cret") for words in ("strict", "kind")]
+    assert model_identity(judges[0]) != model_identity(judges[1])
+    assert model_identity(judges[0]) == model_identity(JudgeReward("http://b/v1", "m", instructions="strict"))
+    assert "s3cret" not in str(model_identity(judges[0]))
+    assert model_identity(OpenAIPolicy("http://a", "m")) != model_identity(OpenAIPolicy("http://a", "m", step_tokens=9))
+    pairs = [HybridReward(HashReward(), judge) for judge in judges]
+    assert digest(model_identity(pairs[0]) or {}) != digest(model_identity(pairs[1]) or {})

@@ -102,6 +102,19 @@ class Held:
         assert self.entered.acquire(timeout=60)
 
 
+def together(app: Any, held: Held, calls: Sequence[Callable[[], object]]) -> None:
+    """Make calls of a server so that all but the first wait while its model works on that one."""
+    threads = [threading.Thread(target=call) for call in calls]
+    threads[0].start()
+    held.arrived()
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: waiting(app) == len(threads) - 1)
+    held.gate.set()
+    for thread in threads:
+        thread.join()
+
+
 class HeldPolicy(HashPolicy):
     """Notes what it is asked, and answers when its gate is open."""
 

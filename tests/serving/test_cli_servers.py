@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -76,6 +77,29 @@ def test_a_policy_is_served_until_ctrl_c() -> None:
 
 
 @needs_models
+@pytest.mark.skipif(os.name != "posix", reason="signals of Unix")
+def test_ctrl_c_twice_prints_no_more_than_once() -> None:
+    with program("reward-server", "--reward", "svip-tiny") as process:
+        ready(process, "svip-tiny")
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, out, err) == (130, "", "svip-search: interrupted\n")
+
+
+@needs_models
+def test_an_address_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert app.main(["reward-server", "--reward", "svip-tiny", "--port", str(port)]) == 2
+    err = capsys.readouterr().err
+    assert f"cannot listen at '127.0.0.1', port {port}: Address already in use" in err
+    assert err.count("\n") == 1
+
+
+@needs_models
 def test_a_reward_model_is_served_until_it_is_terminated() -> None:
     with program("reward-server", "--reward", "svip-tiny", "--name", "judge", "--batch", "8") as process:
         url = ready(process, "judge")
@@ -98,6 +122,7 @@ def test_a_reward_model_is_served_until_it_is_terminated() -> None:
         (["policy-server", "--batch", "0"], "must be at least 1; got 0"),
         (["reward-server", "--token-env", "NOT_SET_ANYWHERE"], "must name an environment variable that is set"),
         (["reward-server", "--reward", "none"], "`reward` must be svip-tiny"),
+        (["policy-server", "--device", "abacus"], "argument --device: must be one that torch has here"),
     ],
 )
 def test_wrong_words_are_one_line(

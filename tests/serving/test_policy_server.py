@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,12 +15,13 @@ import pytest
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
-from serving_checks import HeldPolicy, ask, chat, picture_url, post_bytes, raw_socket, until, waiting
+from serving_checks import HeldPolicy, ask, chat, picture_url, post_bytes, raw_socket, together, until, waiting
 
 from svip_search import CallablePolicy, Candidate, ImageError, PolicyError, ProposeRequest, Question
 from svip_search._images import open_image
 from svip_search.models.prompt import question_text
 from svip_search.serving import Limits, policy_app, running
+from svip_search.serving._batcher import Batcher
 from svip_search.serving._requests import take_apart
 from svip_search.testing import HashPolicy
 
@@ -375,16 +378,8 @@ def test_what_comes_together_is_asked_together_and_each_gets_its_own() -> None:
         def one(i: int) -> None:
             answers[i] = ask(url, CHAT, chat(f"Question {i}?", seed=i, n=2, stop="\n"))
 
-        threads = [threading.Thread(target=one, args=(i,)) for i in range(9)]
-        threads[0].start()
-        policy.held.arrived()  # idle: the first is not kept waiting for company
-        for thread in threads[1:]:
-            thread.start()
-        until(lambda: waiting(app) == 8)
-        policy.held.gate.set()
-        for thread in threads:
-            thread.join()
-    assert [len(call) for call in policy.calls] == [1, 8]
+        together(app, policy.held, [partial(one, i) for i in range(9)])
+    assert [len(call) for call in policy.calls] == [1, 8]  # the first is not kept waiting for company
     for i, (status, answer) in answers.items():
         (wanted,) = HashPolicy().propose([ProposeRequest(Question(f"Question {i}?"), (), 2, i)])
         assert status == 200
@@ -414,17 +409,29 @@ def test_a_batch_has_no_more_than_it_may() -> None:
     policy = HeldPolicy()
     app = policy_app(policy, batch=4)
     with running(app) as url:
-        threads = [threading.Thread(target=ask, args=(url, CHAT, chat(n=2))) for _ in range(6)]
-        threads[0].start()
-        policy.held.arrived()
-        for thread in threads[1:]:
-            thread.start()
-        until(lambda: waiting(app) == 5)
-        policy.held.gate.set()
-        for thread in threads:
-            thread.join()
+        together(app, policy.held, [lambda: ask(url, CHAT, chat(n=2))] * 6)
         assert ask(url, CHAT, chat(n=100))[0] == 200  # alone, whatever it is
     assert [len(call) for call in policy.calls] == [1, 2, 2, 1, 1]
+
+
+def test_a_model_is_told_to_forget_between_its_calls() -> None:
+    policy = HeldPolicy()
+    told: list[str] = []
+    policy.forget = lambda question: told.append(threading.current_thread().name)  # type: ignore[attr-defined]
+
+    async def run() -> None:
+        batcher = Batcher(policy, policy.propose, None, 8)
+        asked = asyncio.create_task(batcher.ask(ProposeRequest(Question("Which?"), (), 1, 0), 1))
+        await asyncio.to_thread(policy.held.arrived)
+        forgotten = asyncio.create_task(batcher.forget(Question("Which?")))
+        await asyncio.sleep(0.02)
+        assert not told  # the model is at work
+        policy.held.gate.set()
+        await asyncio.gather(asked, forgotten)
+        await batcher.close()
+
+    asyncio.run(run())
+    assert len(told) == 1 and "svip-search-model" in told[0]
 
 
 def test_one_failing_request_does_not_fail_its_neighbours() -> None:
@@ -440,21 +447,12 @@ def test_one_failing_request_does_not_fail_its_neighbours() -> None:
     found: dict[str, int] = {}
     with running(app) as url:
         texts = ["first", "good", "bad", "fine"]
-        threads = [threading.Thread(target=lambda t=t: found.update({t: ask(url, CHAT, chat(t))[0]})) for t in texts]
-        threads[0].start()
-        policy.held.arrived()
-        for thread in threads[1:]:
-            thread.start()
-        until(lambda: waiting(app) == 3)
-        policy.held.gate.set()
-        for thread in threads:
-            thread.join()
+        calls = [lambda t=t: found.update({t: ask(url, CHAT, chat(t))[0]}) for t in texts]
+        together(app, policy.held, calls)
     assert found == {"first": 200, "good": 200, "bad": 500, "fine": 200}
 
 
 def test_an_asynchronous_policy_gets_its_requests_at_once() -> None:
-    import asyncio
-
     class Both(HashPolicy):
         def __init__(self) -> None:
             super().__init__()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("msgspec")
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving_checks import CountingReward, Held, ask, picture_url, until, waiting
+from serving_checks import CountingReward, Held, ask, picture_url, together
 
 from svip_search import CallableReward, ImageError, Question, RewardError, Scoring
 from svip_search._video import Video
@@ -93,15 +93,7 @@ def test_what_comes_together_is_asked_together_and_each_gets_its_own() -> None:
         def one(i: int) -> None:
             found[i] = ask(url, REWARDS, {"items": [item([f"step {i}"], text=f"Question {i}?")]})
 
-        threads = [threading.Thread(target=one, args=(i,)) for i in range(8)]
-        threads[0].start()
-        reward.held.arrived()
-        for thread in threads[1:]:
-            thread.start()
-        until(lambda: waiting(app) == 7)
-        reward.held.gate.set()
-        for thread in threads:
-            thread.join()
+        together(app, reward.held, [partial(one, i) for i in range(8)])
     assert [len(call) for call in reward.calls] == [7]  # the first was alone: no call for many
     for i, (status, answer) in found.items():
         (wanted,) = HashReward().evaluate(Question("?"), [(f"step {i}",)])

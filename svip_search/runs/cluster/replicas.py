@@ -19,7 +19,8 @@ from ... import _calls
 from ..._budget import Usage
 from ..._calls import Item
 from ..._errors import PolicyError, RewardError, SvipSearchError
-from ..._question_key import question_key
+from ..._http import gathered
+from ..._question_key import QuestionKeys
 from ..._types import ProposeRequest, Question
 from ..._video import Video
 from ...serving._batcher import Batcher
@@ -89,8 +90,8 @@ class Replica:
     async def forget(self, key: str) -> None:
         """Drop what is kept for a question."""
         question = self._questions.pop(key, None)
-        if question is not None and callable(getattr(self.model, "forget", None)):
-            await asyncio.to_thread(self.model.forget, question)
+        if question is not None:
+            await self._batcher.forget(question)
 
     async def _ask(self, item: Any, weight: int) -> tuple[Any, Usage]:
         outcome, spent = await self._batcher.ask(item, weight)
@@ -135,8 +136,9 @@ class _Replicas:
         self.usage = Usage()
         self._error = error
         self._lock = threading.Lock()
-        self._keys: OrderedDict[int, tuple[Question, str]] = OrderedDict()
-        self._sent: set[tuple[str, int]] = set()
+        self._keys = QuestionKeys(_QUESTIONS)
+        #: The replicas that have a question, by its key; what is dropped here is sent once more.
+        self._sent: OrderedDict[str, set[int]] = OrderedDict()
         self._about: dict[str, Any] | None = None
 
     @property
@@ -157,16 +159,16 @@ class _Replicas:
     async def _ask(self, question: Question, call: Callable[[Any, str, Question | None], Awaitable[Any]]) -> Any:
         """Return what a replica answers; where it has died, another is asked."""
         ray = load_ray()
-        key = self._key(question)
+        key = await asyncio.to_thread(self._keys, question) if question.images else self._keys(question)
         fault: BaseException | None = None
         for place in self._order(key):
             try:
-                answer = await call(self.replicas[place], key, None if (key, place) in self._sent else question)
+                answer = await call(self.replicas[place], key, None if self._has(key, place) else question)
                 if answer is None:  # it has begun anew since
                     answer = await call(self.replicas[place], key, question)
-                self._sent.add((key, place))
+                self._note(key, place)
             except ray.exceptions.RayActorError as error:
-                self._sent = {pair for pair in self._sent if pair[1] != place}
+                self._lost(place)
                 fault = error
                 continue
             except ray.exceptions.RayTaskError as error:
@@ -183,24 +185,31 @@ class _Replicas:
         order = sorted(places, key=lambda place: blake2b(f"{key} {place}".encode(), digest_size=8).digest())
         return order + order
 
-    def _key(self, question: Question) -> str:
+    def _has(self, key: str, place: int) -> bool:
         with self._lock:
-            known = self._keys.get(id(question))
-            if known is None:
-                known = self._keys[id(question)] = question, question_key(question)
-                if len(self._keys) > _QUESTIONS:
-                    self._keys.popitem(last=False)
-            return known[1]
+            return place in self._sent.get(key, ())
+
+    def _note(self, key: str, place: int) -> None:
+        """Take note that a replica has a question."""
+        with self._lock:
+            self._sent.setdefault(key, set()).add(place)
+            self._sent.move_to_end(key)
+            if len(self._sent) > _QUESTIONS:
+                self._sent.popitem(last=False)
+
+    def _lost(self, place: int) -> None:
+        """Take note that a replica has died, and what it had with it."""
+        with self._lock:
+            for places in self._sent.values():
+                places.discard(place)
 
     def forget(self, question: Question) -> None:
         """Let the replicas drop what they keep for a question."""
-        key = self._key(question)
+        key = self._keys.forget(question)
         with self._lock:
-            self._keys.pop(id(question), None)
-        for place, replica in enumerate(self.replicas):
-            if (key, place) in self._sent:
-                self._sent.discard((key, place))
-                replica.forget.remote(key)
+            places = self._sent.pop(key, set())
+        for place in places:
+            self.replicas[place].forget.remote(key)
 
 
 class RayPolicy(_Replicas):
@@ -217,7 +226,7 @@ class RayPolicy(_Replicas):
 
     async def apropose(self, requests: Sequence[ProposeRequest]) -> list[Any]:
         """Return the continuations of each request."""
-        return await asyncio.gather(*map(self._one, requests))
+        return await gathered(map(self._one, requests))
 
     async def _one(self, request: ProposeRequest) -> Any:
         asked = tuple(request.prefix), request.n, request.seed, request.temperature, request.whole
@@ -243,7 +252,7 @@ class RayReward(_Replicas):
 
     async def aevaluate_many(self, items: Sequence[Item]) -> list[Any]:
         """Return the rewards of each item's paths."""
-        return await asyncio.gather(*(self._one(question, paths) for question, paths in items))
+        return await gathered(self._one(*item) for item in items)
 
     async def _one(self, question: Question, paths: Sequence[Any]) -> Any:
         asked = [tuple(path) for path in paths]

@@ -6,6 +6,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ class JournalActor:
         from ..._journal import Journal
         from ..workers import saved_trees
 
-        self._journal = Journal.open(path)
+        self._journal = Journal.open(path, create=False)
         self._tree = (lambda id: None) if warm_from is None else saved_trees(warm_from)
 
     @classmethod
@@ -62,7 +63,7 @@ class JournalActor:
     def page(self, name: str, start: int, ids: Sequence[str] | None = None) -> list[Any]:
         """Return some of what ``results`` or ``failures`` yields, from a place on."""
         found = getattr(self._journal, name)(*([] if name == "failures" else [ids]))
-        return [pair for i, pair in enumerate(found) if start <= i < start + PAGE]
+        return list(islice(found, start, start + PAGE))
 
     def tree(self, id: str) -> Tree | None:
         """Return the tree that the search of an item begins with."""

@@ -149,6 +149,7 @@ class RayWorkers:
         ray = load_ray()
         here = self.cluster
         ours = connect(here.address, here.workers + here.policy_replicas + here.reward_replicas + 1)
+        stop.listen_again()  # Ray ends the process on SIGTERM
         stop.told = self._pass_on
         try:
             return self._run(stop, progress)
@@ -162,8 +163,10 @@ class RayWorkers:
     def _run(self, stop: Stop, progress: Show) -> int:
         ray = load_ray()
         self._prepare()
-        for _ in range(self.cluster.workers):
+        for _ in range(self.cluster.workers if not stop.level else 0):
             self._start()
+        if stop.level:  # since then
+            self._pass_on(stop.level)
         start, ending = time.monotonic(), float("inf")
         while self._working and time.monotonic() < ending:
             ended, _ = ray.wait(list(self._working), timeout=LOOK)
