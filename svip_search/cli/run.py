@@ -241,6 +241,7 @@ def _work(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[
     counts = journal.counts()
     if not counts.waiting and not counts.leased:
         return 0, 0
+    _look_at_server(arguments, plan)
     workers = _workers(arguments, plan, journal)
     loaded = plan.load() if workers is None else (None, None)
     stop = Stop(raises=workers is None)
@@ -256,6 +257,19 @@ def _work(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> tuple[
             print(f"svip-search: error: {error}", file=sys.stderr)
             return 1, stop.level
     return 0, stop.level
+
+
+def _look_at_server(arguments: argparse.Namespace, plan: Plan) -> None:
+    """Say before the searches what would make all of them fail."""
+    from .._errors import PolicyError
+    from ..runs.models import look_at_server
+
+    try:
+        note = look_at_server(plan.policy, plan.model, os.environ.get(plan.api_key_name))
+    except PolicyError as error:
+        raise UsageError(f"argument --api-key-env: {error}") from error
+    if note is not None and not arguments.quiet:
+        print(f"svip-search: note: {note}", file=sys.stderr)
 
 
 def _workers(arguments: argparse.Namespace, plan: Plan, journal: Journal) -> Workers | RayWorkers | None:

@@ -8,6 +8,7 @@ import re
 import sys
 from typing import Any
 
+from .._errors import PolicyError
 from .settings import folder_identity
 
 _OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -51,6 +52,40 @@ def load_policy(name: str, model: str | None = None, api_key: str | None = None)
     from ..models import zoo
 
     return zoo.load_policy(name)
+
+
+def look_at_server(name: str, model: str | None, api_key: str | None = None, seconds: float = 5.0) -> str | None:
+    """Return what seems wrong with a policy's server before a run waits for it; None where nothing does.
+
+    Args:
+        name: see `load_policy`; what is no address is all right.
+        model: the name the server is to know it by.
+        api_key: for the server.
+        seconds: how long it is waited for.
+
+    Raises:
+        PolicyError: it refuses the key.
+
+    Notes:
+        A server that is away says nothing: a run waits for it.
+    """
+    if not is_address(name):
+        return None
+    from .._http import HttpClient, HttpFault
+    from ..policies._chat import read_models
+
+    client = HttpClient(_addresses(name), api_key=api_key, timeout=seconds, retries=0)
+    try:
+        listed = client.run(client.get("/models", read_models))
+    except PolicyError as error:
+        if isinstance(error.__cause__, HttpFault) and error.__cause__.status in (401, 403):
+            raise
+        return None
+    finally:
+        client.close()
+    if model in listed:
+        return None
+    return f"the policy server lists {', '.join(map(repr, listed[:5])) or 'no models'}, and not {model!r}"
 
 
 def load_reward(name: str, api_key: str | None = None) -> Any:

@@ -24,6 +24,7 @@ from svip_search._journal import Journal
 from svip_search.cli import main
 from svip_search.models import zoo
 from svip_search.runs import runner as runner_module
+from svip_search.runs.models import look_at_server
 from svip_search.runs.questions import as_question
 from svip_search.runs.runner import item_seed
 from svip_search.testing import FaultyPolicy, HashPolicy, HashReward
@@ -457,6 +458,25 @@ def test_models_behind_addresses(call: Call, questions: Path, tmp_path: Path) ->
         assert "another" in err  # not the reward model that the run began with
     words[8] = "another"
     assert call(*words)[0] == 2
+
+
+def test_a_server_is_looked_at_before_the_run(call: Call, questions: Path, tmp_path: Path) -> None:
+    """A wrong key ends the run at once; a model that is not listed is said, since some servers answer to any name."""
+    pytest.importorskip("uvicorn")
+    from svip_search.serving import policy_app, running
+
+    words = [questions, "--out", tmp_path / "r.jsonl", "--reward", "none", "--strategy", "greedy"]
+    policy = HashPolicy(branching=3, depth=3)
+    with running(policy_app(policy, token="secret")) as url:
+        code, _, err = call(*words, "--policy", url, "--model", "policy")
+    assert code == 2
+    assert err.splitlines()[-1].startswith("svip-search: error: argument --api-key-env: ")
+    assert "401" in err
+    with running(policy_app(policy, name="mine")) as url:
+        assert look_at_server(url, "mine") is None
+        assert look_at_server(url, "yours") == "the policy server lists 'mine', and not 'yours'"
+    assert look_at_server(url, "mine", seconds=1.0) is None  # it is away: a run waits for it
+    assert look_at_server("puzzle-nano", None) is None
 
 
 def test_workers_that_die_one_after_another(questions: Path, tmp_path: Path) -> None:
