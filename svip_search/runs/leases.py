@@ -40,7 +40,6 @@ class Leases:
     def __init__(self, store: LeaseStore, owner: str, seconds: float) -> None:
         self.store, self.owner, self.seconds = store, owner, seconds
         self.cache: CallCache | None = None
-        self.lost = 0
         self._ids: dict[str, None] = {}
         self._lock = threading.Lock()
         self._end = threading.Event()
@@ -93,6 +92,5 @@ class Leases:
             self._error = error
 
     def _renew(self) -> None:
-        ids = self.held()
-        kept = set(self.store.renew(self.owner, ids, self.seconds)) if ids else set()
-        self.lost += len(set(ids) - kept)
+        if ids := self.held():
+            self.store.renew(self.owner, ids, self.seconds)

@@ -49,8 +49,9 @@ def connect(address: str | None, cpus: int) -> bool:
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        line = " ".join(str(error).split())[:300]
-        raise ConnectionError(f"`address` must be that of a Ray cluster; {address!r} is not ({line})") from None
+        raise ConnectionError(
+            f"`address` must be that of a Ray cluster; {address!r} is not ({one_line(error)})"
+        ) from None
     return False
 
 
@@ -72,3 +73,8 @@ def unwrapped(error: BaseException) -> BaseException:
     """
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
+
+
+def one_line(error: object) -> str:
+    """Return what Ray says, often at length, as the beginning of one line."""
+    return " ".join(str(error).split())[:300]

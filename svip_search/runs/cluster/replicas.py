@@ -25,7 +25,7 @@ from ..._types import ProposeRequest, Question
 from ..._video import Video
 from ...serving._batcher import Batcher
 from ..settings import model_identity
-from ._ray import load_ray, unwrapped
+from ._ray import load_ray, one_line, unwrapped
 from .store import Files
 
 T = TypeVar("T")
@@ -260,4 +260,4 @@ class RayReward(_Replicas):
 
 
 def _line(error: BaseException | None) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return one_line(f"{type(error).__name__}: {error}")

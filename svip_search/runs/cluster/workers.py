@@ -19,7 +19,7 @@ from ..protocols import Counts, Store
 from ..runner import RunReport, Show
 from ..stop import Stop
 from ..workers import LOOK, Deaths, Plan, take_part
-from ._ray import connect, load_ray, unwrapped
+from ._ray import connect, load_ray, one_line, unwrapped
 from .replicas import RayPolicy, RayReward, Replica
 from .store import Files, JournalActor, RayStore
 
@@ -218,7 +218,7 @@ class RayWorkers:
             if stop.level:
                 return
             if not self._deaths.tolerates(self.store.counts()):
-                raise PolicyError(f"one worker after another has died: {_line(error)}") from None
+                raise PolicyError(f"one worker after another has died: {one_line(error)}") from None
             self._start()
         except ray.exceptions.RayTaskError as error:
             self._pass_on(1)  # what stops one, stops the others
@@ -237,7 +237,3 @@ class RayWorkers:
     def _pass_on(self, level: int) -> None:
         for worker in self._working.values():
             worker.stop.remote(level)
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
