@@ -22,8 +22,10 @@ ROD = 1.3
 #: Width of the jugs' axes, in distances between jugs, beyond the number of jugs.
 JUG_SLACK = 0.12
 _LARGEST_SIDE = 1024
-_WHITE = 242
-_DARK = 170
+# Shades of grey that something counts as darker than: than paper, than the rules of axes, than the wood's surroundings.
+_WHITE, _PALE, _DARK = 242, 210, 170
+# A numbered tile is cut without its edge, this share of the tile on each side: the number is small and alone in it.
+_TILE_EDGE = 0.15
 
 Patches = NDArray[np.uint8]
 _Grey = NDArray[np.uint8]
@@ -61,7 +63,7 @@ def cut(image: Image.Image, grid: Grid, side: int = 32) -> Patches:
         return np.full((len(grid), side, side, 3), 255, np.uint8)
     picture = _on_white(image)
     grey = np.asarray(picture.convert("L"))
-    if grid.family == "water_jugs":
+    if grid.family == "water_jugs" and grid.rows == 1:
         return _jugs(picture, grey, grid, side)
     if grid.family == "checker_move" and grid.rows == 2:
         parts = _strips(grey)
@@ -69,6 +71,10 @@ def cut(image: Image.Image, grid: Grid, side: int = 32) -> Patches:
         parts = _stacks(grey, grid.rows // 2)
     else:
         parts = [_content(grey)]
+    if grid.family == "number_slide":
+        edge = round(side * _TILE_EDGE / (1 - 2 * _TILE_EDGE))
+        patches = _divide(picture, parts[0], grid.rows, grid.columns, side + 2 * edge)
+        return patches[:, edge : edge + side, edge : edge + side].copy()
     rows = grid.rows // len(parts)
     return np.concatenate([_divide(picture, box, rows, grid.columns, side) for box in parts])
 
@@ -166,9 +172,9 @@ def _rod_height(dark: NDArray[np.bool_]) -> float:
 
 def _jugs(picture: Image.Image, grey: _Grey, grid: Grid, side: int) -> Patches:
     """Patches [jugs, side, side, 3] in litres: the axes end one litre above the largest capacity."""
-    dark = grey < _DARK
-    x0, x1 = _span(dark.mean(0) > 0.6)
-    y0, y1 = _span(dark.mean(1) > 0.6)
+    ink = grey < _PALE
+    x0, x1 = _span(ink.mean(0) > 0.6)
+    y0, y1 = _span(ink.mean(1) > 0.6)
     scale = max(1, grid.scale)
     litre, pitch = (y1 - 1 - y0) / (scale + 1), (x1 - x0) / (grid.columns + JUG_SLACK)
     shown = min(scale, JUG_LEVELS)

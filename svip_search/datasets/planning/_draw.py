@@ -101,7 +101,8 @@ def _number_slide(page: _Page, cells: _Cells) -> None:
     pad, ink = side * page.vary(0.025, 0.05), page.color((20, 20, 20), 20)
     edge, radius = page.color((90, 90, 90), 50), side * page.vary(0.02, 0.12)
     font = _font(FONTS[page.pick(len(FONTS))], max(6, round(side * page.vary(0.36, 0.5, 0.43))))
-    line = page.line_width(0.8, 2)
+    line, down = page.line_width(0.8, 2), side * page.vary(-0.03, 0.05)
+    aside = side * page.vary(-0.05, 0.05, 0.02), side * page.vary(-0.03, 0.03)  # of one digit, of two
     for y, row in enumerate(cells):
         for x, word in enumerate(row):
             if word == EMPTY:
@@ -109,7 +110,8 @@ def _number_slide(page: _Page, cells: _Cells) -> None:
             x0, y0 = left + x * side, top + y * side
             box = (x0 + pad, y0 + pad, x0 + side - pad, y0 + side - pad)
             page.pen.rounded_rectangle(box, radius, WHITE, edge, line)
-            page.pen.text((x0 + side / 2, y0 + side / 2), word, ink, font, anchor="mm")
+            centre = x0 + side / 2 + aside[len(word) > 1], y0 + side / 2 + down
+            page.pen.text(centre, word, ink, font, anchor="mm")
 
 
 def _maze(page: _Page, cells: _Cells) -> None:

@@ -46,6 +46,8 @@ class Plan:
         cells: what is in them, row by row, words of ``CELL_WORDS``.
         steps: a right chain of thought with a shortest plan.
         length: moves of the shortest plan.
+        families: what it was drawn from; None: all.
+        moves: the range of lengths that was asked for; None: the usual one.
     """
 
     family: str
@@ -56,6 +58,8 @@ class Plan:
     cells: tuple[str, ...]
     steps: tuple[str, ...]
     length: int
+    families: tuple[str, ...] | None = None
+    moves: tuple[int, int] | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -92,7 +96,7 @@ def generate_plan(
     """Return planning puzzle number ``index`` of the endless sequence ``seed``.
 
     Args:
-        seed: which sequence; training, validation and tests use different ones.
+        seed: which sequence, >= 0; training, validation and tests use different ones.
         index: position in it, >= 0; the same arguments give the same puzzle.
         families: names to draw from, uniformly; all eight by default.
         moves: least and most moves of the shortest plan, so far as the family has such plans (kiwi and tiles are
@@ -101,7 +105,8 @@ def generate_plan(
         plain: draw in the plain style, without shift, jitter or noise.
 
     Raises:
-        ValueError: a family does not exist, ``index`` is negative, or ``moves`` is no range of positive numbers.
+        ValueError: a family does not exist, ``seed`` or ``index`` is negative, or ``moves`` is no range of positive
+            numbers.
 
     Notes:
         Three to ten milliseconds on one core, the shortest plans included.
@@ -115,8 +120,9 @@ def generate_plan(
     unknown = [n for n in names if n not in FAMILIES]
     if unknown or not names:
         raise ValueError(f"`families` must name families of {sorted(FAMILIES)}; got {unknown or names}.")
-    if index < 0:
-        raise ValueError(f"`index` must be >= 0; got {index}.")
+    for name, number in (("seed", seed), ("index", index)):
+        if number < 0:
+            raise ValueError(f"`{name}` must be >= 0; got {number}.")
     if moves is not None and not 1 <= moves[0] <= moves[1]:
         raise ValueError(f"`moves` must be (least, most) with 1 <= least <= most; got {moves}.")
     rng = np.random.default_rng([seed, index])
@@ -130,7 +136,8 @@ def generate_plan(
         instance.question, images=[picture], options=instance.options, answer=instance.answer, id=identity
     )  # fmt: skip
     steps, length = _solved(family, family.task(grid, instance.question, instance.cells), rng)
-    return Plan(family.name, seed, index, question, grid, instance.cells, tuple(steps), length)
+    drawn_from = tuple(names) if families is not None else None
+    return Plan(family.name, seed, index, question, grid, instance.cells, tuple(steps), length, drawn_from, moves)
 
 
 def _instance(family: Family, rng: np.random.Generator, moves: tuple[int, int] | None) -> Instance:

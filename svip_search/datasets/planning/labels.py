@@ -82,7 +82,7 @@ class Follower:
         if state is None or self.task.start is None or self.plans.length is None:
             return 0.0
         excess = self.plans.excess(state, depth)
-        return float(RECOVERS ** (_LOST if excess is None else excess))
+        return float(RECOVERS ** (_LOST if excess is None else max(excess, 0)))  # < 0 after an illegal move
 
     def read(self, step: str) -> tuple[float, float, float]:
         """Take one step in and return its labels."""
@@ -138,11 +138,13 @@ class Follower:
 
     def _close(self, step: str) -> tuple[float, float, float]:
         state = self.states[-1]
-        ended = state is not None and self.family.ended(self.task, state)
+        known = state is not None and self.task.start is not None
+        ended = known and self.family.ended(self.task, state)
         following = self.family.closing(self.task, state, self.depth) if ended else []
         self._closed.append(step)
         if self._closed == following[: len(self._closed)]:
-            return 1.0, float(self.plans.excess(state, self.depth) == 0), NAN
+            shortest = self.task.start is not None and self.plans.excess(state, self.depth) == 0
+            return 1.0, float(shortest), NAN
         self.sound = False
         concludes = step.startswith("answer : ") or any(_like(step, other) for other in following)
         return float(concludes), 0.0, NAN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -69,6 +70,8 @@ class Maze(Family):
     def task(self, grid: Grid, question: str, cells: tuple[str, ...]) -> Task:
         if cells.count(ENTRY) != 1 or cells.count(EXIT) != 1:
             raise Unreadable("the maze must have one entry and one exit")
+        if _has_loop(grid, cells):
+            raise Unreadable("the maze must have one way only to each of its cells")
         row, column = divmod(cells.index(ENTRY), grid.columns)
         start = (row, column, "", 1, 0, 0)
         return Task(grid, cells, start, divmod(cells.index(EXIT), grid.columns), _asked(question))
@@ -117,17 +120,35 @@ class Maze(Family):
 
 
 def _asked(question: str) -> str:
-    if "How many cells" in question:
-        return "cells"
-    if _COMBINED in question:
-        return "combined"
-    return "left" if "number of left turns" in question else "right"
+    text = question.lower()
+    asked = {"how many cells": "cells", _COMBINED: "combined"} | {f"number of {s} turns": s for s in ("left", "right")}
+    for words, what in asked.items():
+        if words in text:
+            return what
+    raise Unreadable("the question must ask for cells or for turns")
 
 
 def _free(task: Task, place: Place) -> bool:
+    return _open(task.grid, task.cells, place)
+
+
+def _open(grid: Grid, cells: tuple[str, ...], place: Place) -> bool:
     row, column = place
-    inside = 0 <= row < task.grid.rows and 0 <= column < task.grid.columns
-    return inside and task.cells[row * task.grid.columns + column] != WALL
+    return 0 <= row < grid.rows and 0 <= column < grid.columns and cells[row * grid.columns + column] != WALL
+
+
+@lru_cache(maxsize=256)
+def _has_loop(grid: Grid, cells: tuple[str, ...]) -> bool:
+    """Return whether one can walk in a circle; then runs would have no end, for states count the cells visited."""
+    entry = divmod(cells.index(ENTRY), grid.columns)
+    seen, stack, passages = {entry}, [entry], 0
+    while stack:
+        row, column = stack.pop()
+        beside = [(row + d, column + a) for d, a in DIRECTIONS.values() if _open(grid, cells, (row + d, column + a))]
+        passages += len(beside)  # each of them twice in all
+        stack += [place for place in beside if place not in seen]
+        seen.update(beside)
+    return passages > 2 * (len(seen) - 1)
 
 
 def _turns(last: str) -> list[tuple[int, str]]:

@@ -11,6 +11,8 @@ from ._family import Family, Instance, State, Task, Unreadable, choices
 from ._grid import EMPTY, Grid
 
 QUEEN = "queen"
+#: An empty board of 12 rows has a million ways to begin.
+LARGEST_BOARD = 11
 Board = tuple[int, ...]  # the queen's column from 1 in each row, 0 for none
 
 
@@ -54,6 +56,8 @@ class NQueens(Family):
         return Instance(question, str(answer), choices(rng, answer, 1, 7), cells)
 
     def task(self, grid: Grid, question: str, cells: tuple[str, ...]) -> Task:
+        if grid.rows != grid.columns or grid.rows > LARGEST_BOARD:
+            raise Unreadable(f"the board must be square, of {LARGEST_BOARD} rows at most; got {grid.rows} x {grid.columns}")
         board = []
         for row in range(grid.rows):
             columns = [c + 1 for c in range(grid.columns) if cells[row * grid.columns + c] == QUEEN]
@@ -69,7 +73,7 @@ class NQueens(Family):
 
     def parse(self, task: Task, text: str, depth: int) -> State | None:
         words = text.split()
-        known = all(w == EMPTY or (w.isdecimal() and 0 < int(w) <= task.grid.columns) for w in words)
+        known = all(w == EMPTY or (w.isdecimal() and len(w) < 3 and 0 < int(w) <= task.grid.columns) for w in words)
         if len(words) != task.grid.rows or not known:
             return None
         return tuple(0 if w == EMPTY else int(w) for w in words)

@@ -14,6 +14,9 @@ from ._grid import EMPTY, Grid
 DIRECTIONS = {"up": (-1, 0), "down": (1, 0), "left": (0, -1), "right": (0, 1)}
 SIDES = {"top": ("row", 0), "bottom": ("row", -1), "left": ("column", 0), "right": ("column", -1)}
 
+#: Moves after which boards can be counted, see `_new_boards`.
+_COUNTED = 5
+
 Board = tuple[int, ...]  # row by row, 0 the open position
 
 
@@ -90,7 +93,9 @@ class NumberSlide(Family):
         return int(self.closing(task, state, depth)[-1].split()[-1])
 
     def task(self, grid: Grid, question: str, cells: tuple[str, ...]) -> Task:
-        board = tuple(0 if w == EMPTY else int(w) if w.isdecimal() else -1 for w in cells)
+        board = tuple(0 if w == EMPTY else int(w) if w.isdecimal() and len(w) < 3 else -1 for w in cells)
+        if grid.rows != grid.columns or grid.rows < 2:
+            raise Unreadable(f"the board must be square, of 2 rows at least; got {grid.rows} x {grid.columns}")
         if sorted(board) != list(range(len(cells))):
             raise Unreadable(f"the tiles must be 1 to {len(cells) - 1} with one open position")
         ask = _ask(question)
@@ -165,13 +170,15 @@ def _asked(task: Task) -> Ask:
 
 
 def _ask(question: str) -> Ask:
-    found = re.search(r"perform exactly (\d+) move", question)
+    found = re.search(r"perform exactly (\d{1,3}) move", question)
     if not found:
         raise Unreadable("the question must say how many moves are performed")
     moves = int(found[1])
     if moves > NumberSlide.longest:
         raise Unreadable(f"at most {NumberSlide.longest} moves can be followed; the question has {moves}")
     if "How many unique" in question:
+        if moves > _COUNTED:
+            raise Unreadable(f"boards are counted after at most {_COUNTED} moves; the question has {moves}")
         return Ask("count", moves)
     extreme = re.search(r"What is the (minimum|maximum) sum .*? across the (top|bottom|left|right) most", question)
     if extreme:

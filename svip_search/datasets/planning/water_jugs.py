@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from ._family import Family, Instance, State, Task, Unreadable, choices, distanc
 from ._grid import Grid
 
 LARGEST_JUG = 14
+#: States of five jugs of which the largest has ``LARGEST_JUG`` litres are fewer.
+_LARGEST = 400_000
 #: Pourings after the shortest plan that are looked at.
 _BEYOND = 3
 
@@ -46,11 +49,13 @@ class WaterJugs(Family):
         return Instance(question, str(moves), choices(rng, moves, 1, 3), cells, capacities=full)
 
     def task(self, grid: Grid, question: str, cells: tuple[str, ...]) -> Task:
-        full = _numbers(r"of capacities ((?:\d+, )*\d+) litres", question)
-        goal = _numbers(r"amounts of ((?:\d+, )*\d+) litres", question)
+        full = _numbers(r"of capacities ((?:\d{1,3}, )*\d{1,3}) litres", question)
+        goal = _numbers(r"amounts of ((?:\d{1,3}, )*\d{1,3}) litres", question)
         start = integers(" ".join(cells))
         if start is None or not len(full) == len(goal) == len(start) == grid.columns:
             raise Unreadable("capacities, wanted amounts and jugs in the picture must be as many")
+        if prod(f + 1 for f in full) > _LARGEST:
+            raise Unreadable(f"jugs with more than {_LARGEST} states cannot be planned; there are {full}")
         if any(s > f for s, f in zip(start, full, strict=True)):
             raise Unreadable("no jug can hold more than its capacity")
         return Task(grid, cells, tuple(start), goal, full)
