@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -24,12 +25,17 @@ SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>", "<image>")
 _WORD = r"\n|<image>|\d+|[^\W\d_]+|[^\w\s]"
 
 
-def make_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
-    """Return a word-level tokenizer: special tokens, the newline, then ``words`` in order."""
+def make_tokenizer(words: Iterable[str], phrases: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """Return a word-level tokenizer: special tokens, the newline, ``words`` in order, then ``phrases``.
+
+    A phrase, some words in lower case as they stand in a text, is one token wherever it occurs; the longest wins.
+    """
+    phrases = sorted(phrases, key=len, reverse=True)
+    words = (*words, *phrases)
     vocabulary = {w: i for i, w in enumerate(dict.fromkeys((*SPECIAL_TOKENS, "\n", *words)))}
     core = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(_WORD), "removed", invert=True)
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("|".join((*map(_whole, phrases), _WORD))), "removed", invert=True)
     core.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # joins words with single spaces
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -41,6 +47,12 @@ def make_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def _whole(phrase: str) -> str:
+    """Return the pattern of a phrase that neither begins nor ends within a word."""
+    before, after = (r"(?<!\w)" if phrase[0].isalnum() else ""), (r"(?!\w)" if phrase[-1].isalnum() else "")
+    return before + re.escape(phrase) + after
 
 
 class PuzzleImageProcessor(BaseImageProcessor):  # type: ignore[misc]
@@ -73,6 +85,7 @@ class PuzzleProcessor(ProcessorMixin):  # type: ignore[misc]
     #: The models learned from one picture a question; more would go in, and mean nothing to them.
     max_images = 1
     model_name = "A puzzle model"
+    eye: ClassVar[type[PuzzleImageProcessor]] = PuzzleImageProcessor
 
     def __init__(self, image_processor: Any = None, tokenizer: Any = None, n_visual_tokens: int = 64,
                  chat_template: str | None = None, **kwargs: Any) -> None:  # fmt: skip
@@ -91,7 +104,7 @@ class PuzzleProcessor(ProcessorMixin):  # type: ignore[misc]
         data: dict[str, Any] = {}
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
-            texts = [t.replace("<image>", "<image>" * self.n_visual_tokens) for t in texts]
+            texts = [self.expand(t) for t in texts]
             kwargs.setdefault("padding", True)
             encoded = self.tokenizer(texts, return_tensors="pt", return_token_type_ids=False, **kwargs)
             data.update(encoded)
@@ -99,12 +112,16 @@ class PuzzleProcessor(ProcessorMixin):  # type: ignore[misc]
             data.update(self.image_processor(images, return_tensors="pt"))
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def expand(self, text: str) -> str:
+        """Return a prompt with a placeholder for every visual token of its pictures."""
+        return text.replace("<image>", "<image>" * self.n_visual_tokens)
+
     @classmethod
     def _get_arguments_from_pretrained(cls, folder: Any, *args: Any, **kwargs: Any) -> list[Any]:
         # The parts are ours: looking them up by name would want torchvision in transformers 5.17.
         saved, _ = cls.get_processor_dict(folder)
-        side = (saved.get("image_processor") or {}).get("side", 128)
-        return [PuzzleImageProcessor(side), PreTrainedTokenizerFast.from_pretrained(folder)]
+        sides = {k: v for k, v in (saved.get("image_processor") or {}).items() if k == "side"}
+        return [cls.eye(**sides), PreTrainedTokenizerFast.from_pretrained(folder)]
 
 
 AutoProcessor.register(PuzzleVLMConfig, PuzzleProcessor, exist_ok=True)

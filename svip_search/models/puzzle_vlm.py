@@ -113,12 +113,16 @@ class PuzzleVLMModel(PuzzleVLMPreTrainedModel):
 
     def __init__(self, config: PuzzleVLMConfig) -> None:
         super().__init__(config)
-        width = config.text_config.hidden_size
-        self.eye = Eye(config)
-        self.project = nn.Linear(config.eye_channels[-1], width)
-        self.place = nn.Embedding(config.n_visual_tokens, width)
+        self.build_eye(config)
         self.language_model = LlamaModel(config.text_config)
         self.post_init()
+
+    def build_eye(self, config: PuzzleVLMConfig) -> None:
+        """Make what turns pictures into visual tokens."""
+        width = config.text_config.hidden_size
+        self.eye: nn.Module = Eye(config)
+        self.project = nn.Linear(config.eye_channels[-1], width)
+        self.place = nn.Embedding(config.n_visual_tokens, width)
 
     def get_input_embeddings(self) -> nn.Module:
         embeddings: nn.Module = self.language_model.embed_tokens
@@ -178,12 +182,13 @@ class PuzzleVLMModel(PuzzleVLMPreTrainedModel):
 class PuzzleVLMForConditionalGeneration(PuzzleVLMPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """The policy's model: next-token logits after picture and text."""
 
+    body: ClassVar[type[PuzzleVLMModel]] = PuzzleVLMModel
     _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
 
     def __init__(self, config: PuzzleVLMConfig) -> None:
         super().__init__(config)
         text = config.text_config
-        self.model = PuzzleVLMModel(config)
+        self.model = self.body(config)
         self.lm_head = nn.Linear(text.hidden_size, text.vocab_size, bias=False)
         self.post_init()
 

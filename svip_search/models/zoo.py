@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _DESCRIPTIONS = {
     "puzzle-nano": ("policy", "smallest vision-language policy for pattern puzzles"),
     "puzzle-tiny": ("policy", "vision-language policy for pattern puzzles"),
+    "plan-nano": ("policy", "smallest vision-language policy for planning puzzles"),
+    "plan-small": ("policy", "vision-language policy for planning puzzles"),
     "svip-tiny": ("reward", "SVIP-Reward for the steps of pattern puzzles"),
 }
 
@@ -95,14 +97,14 @@ def load_policy(name: str, **options: Any) -> TransformersPolicy:
     """Return a policy by the name of an embedded model, a local folder or a hub id.
 
     Args:
-        name: ``"puzzle-nano"``, ``"puzzle-tiny"``, a folder, or ``owner/model``.
+        name: ``"puzzle-nano"``, ``"puzzle-tiny"``, ``"plan-nano"``, ``"plan-small"``, a folder, or ``owner/model``.
         options: for ``TransformersPolicy.load``.
 
     Raises:
         ModelFileError: there is no such model, or its files are corrupt.
     """
     from ..policies.transformers_policy import TransformersPolicy
-    from . import puzzle_processor  # noqa: F401  registers the embedded classes
+    from . import plan_processor, puzzle_processor  # noqa: F401  registers the embedded classes
 
     if name in _DESCRIPTIONS:
         options.setdefault("cache_tokens", EMBEDDED_CACHE)
@@ -121,7 +123,7 @@ def load_reward(name: str, **options: Any) -> SvipReward:
         ModelFileError: there is no such model, or its files are corrupt.
     """
     from ..rewards.svip_reward import SvipReward
-    from . import puzzle_processor  # noqa: F401  registers the embedded classes
+    from . import plan_processor, puzzle_processor  # noqa: F401  registers the embedded classes
 
     if name in _DESCRIPTIONS:
         options.setdefault("cache_tokens", EMBEDDED_CACHE)

@@ -1,4 +1,4 @@
-"""Generated puzzles as training tensors, in chunks that depend on (seed, chunk) alone."""
+"""Generated pattern puzzles as training tensors, and batches of any such chunk of samples."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from ..datasets.puzzles import Puzzle, generate_puzzle
+from ..datasets.puzzles import Puzzle
 from ..models.embedded import PERCEPTION_VOCABULARY
 from ..models.prompt import STEP_SEPARATOR, question_text
 from ..models.puzzle_processor import PuzzleProcessor
@@ -21,19 +20,23 @@ IGNORE = -100
 
 @dataclass
 class Chunk:
-    """Puzzles as tensors.
+    """Samples as tensors; here of pattern puzzles.
 
     Attributes:
         pixels: uint8 [P, S, S, 3].
         cells: int64 [P, V, G], what stands in each visual cell per attribute group, 0 = nothing.
         prompts: token ids of the words before the steps (image placeholders not included).
         steps: token ids of the steps with their separators and the end token.
+        answers: the true ones.
+        families: of the puzzles.
     """
 
     pixels: Tensor
     cells: Tensor
     prompts: list[list[int]]
     steps: list[list[int]]
+    answers: list[str]
+    families: list[str]
 
 
 def cell_labels(puzzle: Puzzle, side: int = 8) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -47,24 +50,6 @@ def cell_labels(puzzle: Puzzle, side: int = 8) -> np.ndarray[Any, np.dtype[np.in
             if value in words:
                 cells[y * side + x, g] = 1 + words.index(value)
     return cells
-
-
-class PuzzleChunks(Dataset[Chunk]):
-    """Chunk ``c`` holds puzzles ``c * size`` to ``(c + 1) * size - 1`` of a seed's sequence."""
-
-    def __init__(
-        self, processor: PuzzleProcessor, seed: int, chunks: range, size: int = 512, families: Sequence[str] = ()
-    ) -> None:
-        self.processor, self.seed, self.chunks, self.size = processor, seed, chunks, size
-        self.families = tuple(families) or None
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, item: int) -> Chunk:
-        start = self.chunks[item] * self.size
-        puzzles = [generate_puzzle(self.seed, start + i, families=self.families) for i in range(self.size)]
-        return encode(puzzles, self.processor)
 
 
 def encode(puzzles: list[Puzzle], processor: PuzzleProcessor) -> Chunk:
@@ -82,6 +67,8 @@ def encode(puzzles: list[Puzzle], processor: PuzzleProcessor) -> Chunk:
         torch.from_numpy(np.stack([cell_labels(p) for p in puzzles])),
         prompts,
         [[*s, tokenizer.eos_token_id] for s in steps],
+        [p.answer for p in puzzles],
+        [p.family for p in puzzles],
     )
 
 
@@ -90,12 +77,35 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def batches(chunk: Chunk, batch_size: int, rng: np.random.Generator) -> list[np.ndarray[Any, Any]]:
-    """Return index batches of similar text length, in random order: little padding, same puzzles."""
+def batches(chunk: Chunk, batch_size: int, rng: np.random.Generator, tokens: int = 0) -> list[np.ndarray[Any, Any]]:
+    """Return index batches of similar text length, in random order: little padding, same puzzles.
+
+    Args:
+        chunk: what to cut.
+        batch_size: samples of a batch, where ``tokens`` is 0.
+        rng: of the order.
+        tokens: most tokens of a batch, padding included (but one sample at least): where lengths differ widely,
+            this keeps the cost of a batch, and the noise of its gradient, the same.
+    """
     lengths = np.array([len(p) + len(s) for p, s in zip(chunk.prompts, chunk.steps, strict=True)])
     order = np.argsort(lengths + rng.uniform(0, 8, len(lengths)))
-    cut = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    if tokens:
+        cut = _cut_by_tokens(order, lengths, tokens)
+    else:
+        cut = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     return [cut[i] for i in rng.permutation(len(cut))]
+
+
+def _cut_by_tokens(
+    order: np.ndarray[Any, Any], lengths: np.ndarray[Any, Any], tokens: int
+) -> list[np.ndarray[Any, Any]]:
+    starts, longest = [0], 0
+    for i, r in enumerate(order):
+        longest = max(longest, int(lengths[r]))
+        if i > starts[-1] and (i + 1 - starts[-1]) * longest > tokens:
+            starts.append(i)
+            longest = int(lengths[r])
+    return np.split(order, starts[1:])
 
 
 def text_batch(chunk: Chunk, rows: np.ndarray[Any, Any], pad: int) -> tuple[Tensor, Tensor]:

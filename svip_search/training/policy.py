@@ -1,4 +1,4 @@
-"""Training of the embedded policies on generated puzzles: ``svip-search train policy``.
+"""Training of the embedded policies on generated pattern or planning puzzles: ``svip-search train policy``.
 
 Loss = cross-entropy of the steps' tokens + ``perception_weight`` x cross-entropy of what the eye
 says stands in each cell.  The learning rate warms up, stays, and falls to zero over the last part
@@ -17,18 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from ..datasets.puzzles import generate_puzzle
-from ..models.embedded import new_model, new_processor
-from ..models.puzzle_processor import PuzzleProcessor
+from ..models.embedded import new_model
 from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
+from .attention import use_float32_attention
 from .checkpoint import Progress, load_checkpoint, save_checkpoint, write_facts
-from .data import IGNORE, Chunk, PuzzleChunks, batches, encode, text_batch, to_pixels
+from .data import Chunk, batches
+from .domains import Chunks, Domain, domain_of
 from .muon import Muon
-
-VALIDATION_SEED = 2**31 - 1
 
 
 @dataclass
@@ -36,7 +33,8 @@ class TrainPolicyConfig:
     """How an embedded policy is trained.
 
     Args:
-        model: ``"puzzle-nano"`` or ``"puzzle-tiny"``.
+        model: ``"puzzle-nano"`` or ``"puzzle-tiny"`` for pattern puzzles, ``"plan-nano"`` or ``"plan-small"`` for
+            planning puzzles.
         out: folder for the finished model, its log and the checkpoint.
         start: folder of a model of the same size to begin from; empty: from scratch.
         families: what to draw from; a name given twice is drawn twice as often; empty: all families alike.
@@ -45,6 +43,10 @@ class TrainPolicyConfig:
             numerals take the most pictures to learn, and reading is of no use before them.
         muon_filters: Muon also for the eye's convolution filters (AdamW otherwise).
         batch_size: puzzles a step.
+        batch_tokens: most tokens a step, padding included, instead of ``batch_size`` puzzles (0): planning puzzles
+            differ tenfold in length.
+        mixed: share of the planning puzzles that are shown with a chain of mixed quality: mistakes, going back.
+        moves: least and most moves of the planning puzzles drawn; empty: as generated.
         learning_rate: peak learning rate of both optimisers.
         decay: share of the run, at its end, over which the learning rate falls to zero.
         perception_weight: weight of the eye's loss.
@@ -67,6 +69,9 @@ class TrainPolicyConfig:
     eye_samples: int = 0
     muon_filters: bool = True
     batch_size: int = 32
+    batch_tokens: int = 0
+    mixed: float = 0.5
+    moves: tuple[int, ...] = ()
     learning_rate: float = 2e-3
     decay: float = 0.3
     perception_weight: float = 1.0
@@ -84,8 +89,13 @@ class TrainPolicyConfig:
         for name in ("samples", "batch_size", "validate_every", "chunk", "validation_puzzles"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive; got {getattr(self, name)}.")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"`decay` must lie in [0, 1]; got {self.decay}.")
+        for name in ("decay", "mixed"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` must lie in [0, 1]; got {getattr(self, name)}.")
+        if self.batch_tokens < 0:
+            raise ValueError(f"`batch_tokens` must be >= 0; got {self.batch_tokens}.")
+        if self.moves and not (len(self.moves) == 2 and 0 <= self.moves[0] <= self.moves[1]):
+            raise ValueError(f"`moves` must be empty or two ascending numbers; got {self.moves}.")
 
 
 def learning_rate(seen: int, config: TrainPolicyConfig) -> float:
@@ -105,63 +115,32 @@ def make_optimizers(model: torch.nn.Module, lr: float, filters: bool = True) -> 
     return [Muon(matrices, lr), torch.optim.AdamW(rest, lr, betas=(0.9, 0.98), weight_decay=0.01)]
 
 
-def loss_of(
-    model: PuzzleVLMForConditionalGeneration, pixels: Tensor, cells: Tensor, ids: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return (loss of the steps' tokens, loss of the eye) for one batch.
-
-    The visual tokens are put in front of the text here instead of by placeholders: the same
-    sequence, without the search for placeholders that a compiler cannot trace.
-    """
-    visual, guesses = model.model.get_image_features(to_pixels(pixels))
-    text = model.get_input_embeddings()(ids)
-    hidden = model.model.language_model(inputs_embeds=torch.cat([visual, text], 1), use_cache=False).last_hidden_state
-    wanted = labels[:, 1:] != IGNORE
-    states = hidden[:, visual.shape[1] : -1][wanted]
-    step_loss = functional.cross_entropy(model.lm_head(states).float(), labels[:, 1:][wanted])
-    return step_loss, perception_loss(guesses, cells)
-
-
-def perception_loss(guesses: list[Tensor], cells: Tensor) -> Tensor:
-    """Return the cross-entropy of the eye, empty and filled cells weighing the same."""
-    total = guesses[0].new_zeros(())
-    for group, logits in enumerate(guesses):
-        target = cells[..., group].flatten()
-        each = functional.cross_entropy(logits.float().flatten(0, 1), target, reduction="none")
-        filled = (target > 0).float()
-        total = total + (each * filled).sum() / filled.sum().clamp(min=1) + (each * (1 - filled)).mean()
-    return total
-
-
 @torch.inference_mode()
 def greedy_accuracy(
-    model: PuzzleVLMForConditionalGeneration, processor: PuzzleProcessor, chunk: Chunk, answers: list[str],
-    families: list[str], batch_size: int = 256,
-) -> tuple[float, dict[str, float]]:  # fmt: skip
+    model: PuzzleVLMForConditionalGeneration, domain: Domain, chunk: Chunk, batch_size: int = 128
+) -> tuple[float, dict[str, float]]:
     """Return the share of puzzles answered right by greedy decoding, in all and by family."""
     model.eval()
-    tokenizer, device = processor.tokenizer, next(model.parameters()).device
-    right: list[bool] = []
-    image = [model.config.image_token_id] * model.config.n_visual_tokens
-    for start in range(0, len(answers), batch_size):
-        rows = range(start, min(start + batch_size, len(answers)))
-        length = max(len(chunk.prompts[r]) for r in rows)
-        ids = torch.tensor(
-            [[tokenizer.pad_token_id] * (length - len(chunk.prompts[r])) + image + chunk.prompts[r] for r in rows]
-        ).to(device)
+    tokenizer, device = domain.processor.tokenizer, model.device
+    right = np.zeros(len(chunk.answers), bool)
+    order = np.argsort([len(s) for s in chunk.steps], kind="stable")  # a batch ends with its longest chain
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size].tolist()
+        prompts, pictures = domain.prompts(model, chunk, rows)
+        length = max(map(len, prompts))
+        ids = torch.tensor([[tokenizer.pad_token_id] * (length - len(p)) + p for p in prompts], device=device)
         out = model.generate(
             input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(),
-            pixel_values=to_pixels(chunk.pixels[rows.start : rows.stop]).to(device),
-            max_new_tokens=120, do_sample=False,
+            **{name: value.to(device) for name, value in pictures.items()},
+            max_new_tokens=domain.longest, do_sample=False,
         )  # fmt: skip
-        for r, row in zip(rows, out[:, ids.shape[1] :], strict=True):
+        for r, row in zip(rows, out[:, length:], strict=True):
             text = tokenizer.decode(row, skip_special_tokens=True).strip()
-            right.append(text.endswith(f"answer : {answers[r]}"))
+            right[r] = text.endswith(f"answer : {chunk.answers[r]}")
     model.train()
-    by_family = {
-        f: float(np.mean([ok for ok, g in zip(right, families, strict=True) if g == f])) for f in sorted(set(families))
-    }
-    return float(np.mean(right)), by_family
+    families = np.array(chunk.families)
+    by_family = {f: float(right[families == f].mean()) for f in sorted(set(chunk.families))}
+    return float(right.mean()), by_family
 
 
 @dataclass
@@ -170,7 +149,7 @@ class _Run:
 
     config: TrainPolicyConfig
     model: PuzzleVLMForConditionalGeneration
-    processor: PuzzleProcessor
+    domain: Domain
     optimizers: list[torch.optim.Optimizer]
     device: torch.device
     progress: Progress = field(default_factory=Progress)
@@ -190,12 +169,14 @@ def _start(config: TrainPolicyConfig) -> _Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    processor = new_processor()
-    model = new_model(config.model, processor)
+    domain = domain_of(config.model, config.families, config.mixed, config.moves)
+    model = new_model(config.model, domain.processor)
     if config.start:
-        model.load_state_dict(PuzzleVLMForConditionalGeneration.from_pretrained(config.start).state_dict())
+        model.load_state_dict(type(model).from_pretrained(config.start).state_dict())
     model.to(device)
-    run = _Run(config, model, processor, make_optimizers(model, config.learning_rate, config.muon_filters), device)
+    if config.bf16 and device.type == "cpu":
+        use_float32_attention(model)
+    run = _Run(config, model, domain, make_optimizers(model, config.learning_rate, config.muon_filters), device)
     Path(config.out).mkdir(parents=True, exist_ok=True)
     if config.resume and run.checkpoint.exists():
         run.progress, _ = load_checkpoint(run.checkpoint, model, run.optimizers, device)
@@ -205,7 +186,7 @@ def _start(config: TrainPolicyConfig) -> _Run:
 def _chunks(run: _Run) -> Iterator[tuple[int, Chunk]]:
     size = run.config.chunk
     first, last = run.progress.seen // size, -(-run.config.samples // size)
-    data = PuzzleChunks(run.processor, run.config.seed, range(first, last), size, run.config.families)
+    data = Chunks(run.domain, run.config.seed, range(first, last), size)
     loader = DataLoader(
         data, batch_size=None, num_workers=run.config.workers,
         prefetch_factor=2 if run.config.workers else None,
@@ -218,15 +199,12 @@ def _step(run: _Run, chunk: Chunk, rows: np.ndarray[Any, Any]) -> tuple[float, f
     for optimizer in run.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-    index = torch.from_numpy(rows)
-    pixels, cells = chunk.pixels[index].to(run.device), chunk.cells[index].to(run.device)
     with torch.autocast(run.device.type, torch.bfloat16, enabled=run.config.bf16):
         if run.progress.seen < run.config.eye_samples:
-            _, guesses = run.model.model.eye(to_pixels(pixels))
-            step_loss, eye_loss = pixels.new_zeros((), dtype=torch.float), perception_loss(guesses, cells)
+            eye_loss = run.domain.eye_loss(run.model, chunk, rows)
+            step_loss = torch.zeros_like(eye_loss)
         else:
-            ids, labels = text_batch(chunk, rows, run.processor.tokenizer.pad_token_id)
-            step_loss, eye_loss = loss_of(run.model, pixels, cells, ids.to(run.device), labels.to(run.device))
+            step_loss, eye_loss = run.domain.losses(run.model, chunk, rows)
     loss = step_loss + run.config.perception_weight * eye_loss
     for optimizer in run.optimizers:
         optimizer.zero_grad()
@@ -249,14 +227,13 @@ def train_policy(config: TrainPolicyConfig, progress: Callable[[int, int, str], 
         Interrupted runs continue from their last validation.
     """
     run = _start(config)
-    held_out = [generate_puzzle(VALIDATION_SEED, i) for i in range(config.validation_puzzles)]
-    validation = encode(held_out, run.processor)
-    answers, families = [p.answer for p in held_out], [p.family for p in held_out]
+    validation = run.domain.held_out(config.validation_puzzles)
     run.model.train()
     began, due = time.perf_counter() - run.progress.seconds, run.progress.seen + config.validate_every
     for number, chunk in _chunks(run):
         losses = []
-        for rows in batches(chunk, config.batch_size, np.random.default_rng([config.seed, number])):
+        rng = np.random.default_rng([config.seed, number])
+        for rows in batches(chunk, config.batch_size, rng, config.batch_tokens):
             losses.append(_step(run, chunk, rows))
             run.progress.seen += len(rows)
             if progress:
@@ -265,7 +242,7 @@ def train_policy(config: TrainPolicyConfig, progress: Callable[[int, int, str], 
         if run.progress.seen >= due or last:
             accuracy, by_family = 0.0, dict[str, float]()
             if run.progress.seen > config.eye_samples:
-                accuracy, by_family = greedy_accuracy(run.model, run.processor, validation, answers, families)
+                accuracy, by_family = greedy_accuracy(run.model, run.domain, validation)
             run.progress.seconds, due = time.perf_counter() - began, run.progress.seen + config.validate_every
             step_loss, eye_loss = np.mean(losses, 0)
             record = {"step_loss": step_loss, "eye_loss": eye_loss, "accuracy": accuracy}
@@ -282,6 +259,6 @@ def _export(run: _Run) -> Path:
     out = Path(run.config.out)
     run.model.eval()
     run.model.save_pretrained(out)
-    run.processor.save_pretrained(out)
+    run.domain.processor.save_pretrained(out)
     write_facts(out, run.config, run.model, run.progress)
     return out

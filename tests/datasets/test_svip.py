@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from svip_search.datasets import svip
+from svip_search.datasets import _drawn, svip
+from svip_search.datasets.planning import generate_plan
 from svip_search.datasets.puzzles import generate_puzzle
 from svip_search.datasets.puzzles.labels import label_steps
 from svip_search.datasets.svip import (
@@ -27,6 +28,7 @@ from svip_search.datasets.svip import (
     generator_version,
     is_correct,
     read_svip,
+    record_of_chain,
     write_svip,
 )
 
@@ -266,6 +268,52 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", place], check=True)
 
 
+# ---- planning puzzles --------------------------------------------------------------------------------
+
+
+def test_a_planning_puzzle_is_drawn_again_as_it_was(tmp_path: Path) -> None:
+    plans = [
+        generate_plan(5, 2, pixels=64),
+        generate_plan(5, 2, pixels=64, moves=(3, 4)),
+        generate_plan(5, 2, pixels=64, families=["maze", "water_jugs"], moves=(2, 2)),
+    ]
+    write_svip([record_of_chain(plan, plan.steps) for plan in plans], tmp_path / "plans.jsonl")
+    for plan, found in zip(plans, read_svip(tmp_path), strict=True):
+        again = found.plan()
+        assert again is not None
+        assert (again.cells, again.question.text, again.steps) == (plan.cells, plan.question.text, plan.steps)
+        assert found.outcome == 1
+        assert found.puzzle() is None
+        np.testing.assert_array_equal(found.to_question().images[0], plan.image)
+
+
+def test_the_domains_have_versions_of_their_own() -> None:
+    plan, puzzle = generate_plan(5, 2, pixels=64), generate_puzzle(5, 2)
+    assert record_of_chain(puzzle, puzzle.steps).generator == generator_version()
+    found = record_of_chain(plan, plan.steps)
+    assert found.generator == generator_version("planning") != generator_version()
+    with pytest.raises(RecordError, match="`generator` must be 'plans-"):
+        replace(found, generator=generator_version()).plan()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        {"plan": [1], "pixels": 8},
+        {"plan": [1, -1], "pixels": 8},
+        {"plan": [1, 1], "pixels": 8, "moves": [4, 3]},
+        {"plan": [1, 1], "pixels": 8, "moves": 3},
+        {"plan": [1, 1], "pixels": 8, "families": []},
+        {"plan": [1, 1], "pixels": 8, "families": ["venn"]},
+    ],
+)
+def test_a_bad_recipe_of_a_plan_names_its_place(image: dict[str, Any]) -> None:
+    plan = generate_plan(5, 2, pixels=64)
+    data = record_of_chain(plan, plan.steps).to_json() | {"images": [image]}
+    with pytest.raises(RecordError, match=r"`images\[0\]`"):
+        SvipRecord.from_json(data)
+
+
 # ---- scenes and steps ---------------------------------------------------------------------------------
 
 
@@ -276,8 +324,8 @@ def test_which_steps_are_right_keeps_what_is_unknown() -> None:
 
 def test_the_generator_version_tells_scenes_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     before = generator_version()
-    made = svip.generate_puzzle
-    monkeypatch.setattr(svip, "generate_puzzle", lambda seed, index, **more: made(seed, index + 1, **more))
+    made = _drawn.generate_puzzle
+    monkeypatch.setattr(_drawn, "generate_puzzle", lambda seed, index, **more: made(seed, index + 1, **more))
     generator_version.cache_clear()
     try:
         assert generator_version() != before

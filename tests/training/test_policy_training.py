@@ -64,7 +64,23 @@ def test_learning_rate_warms_up_stays_and_falls():
     assert learning_rate(100_000, config) == 0.0
 
 
-@pytest.mark.parametrize(("name", "value"), [("samples", 0), ("batch_size", -1), ("decay", 2.0)])
+def test_planning_puzzles_train_and_go_on_from_earlier_weights(tmp_path):
+    settings = {"model": "plan-nano", "samples": 32, "validate_every": 16, "chunk": 16, "workers": 0, "threads": 1,
+                "batch_tokens": 900, "families": ("rotting_kiwi",), "eye_samples": 8, "validation_puzzles": 2,
+                "learning_rate": 0.02}  # fmt: skip
+    first = train_policy(TrainPolicyConfig(out=str(tmp_path / "a"), bf16=True, **settings))
+    assert json.loads((first / "training.json").read_text())["seen"] == 32
+    assert train_policy(TrainPolicyConfig(out=str(first), **settings)) == first  # nothing is left to do
+    later = train_policy(TrainPolicyConfig(out=str(tmp_path / "b"), start=str(first), moves=(1, 4), **settings))
+    log = [json.loads(line) for line in (later / "training.jsonl").read_text().splitlines()]
+    before = [json.loads(line) for line in (first / "training.jsonl").read_text().splitlines()]
+    assert log[-1]["step_loss"] < before[-1]["step_loss"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("samples", 0), ("batch_size", -1), ("decay", 2.0), ("mixed", -0.1), ("batch_tokens", -1), ("moves", (3, 2))],
+)
 def test_bad_settings_are_named(name, value):
     with pytest.raises(ValueError, match=name):
         TrainPolicyConfig(**{name: value})

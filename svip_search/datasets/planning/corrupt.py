@@ -17,6 +17,7 @@ from .labels import trace
 
 _T = TypeVar("_T")
 _TRIES = 12
+_CHANGES = 40
 #: Moves beyond the shortest plan after which one who is lost gives an answer.
 _LOST = 3
 #: Share of moves before the fault that are tried, and taken back.
@@ -94,7 +95,7 @@ def _one(things: list[_T], rng: np.random.Generator) -> _T:
 
 def _changed(text: str, rng: np.random.Generator, parse: Callable[[str], State | None]) -> tuple[str, State] | None:
     """Return a text that is like another but for one or two words, and the state it tells; None if none is found."""
-    for _ in range(_TRIES):
+    for _ in range(_CHANGES):
         words = text.split()
         a, b = (int(i) for i in rng.integers(len(words), size=2))
         kind = rng.integers(3)
@@ -252,14 +253,15 @@ def _stray(w: _Writer) -> list[str] | None:
     return steps
 
 
-#: What can go wrong, by name; twice as often where a chain can be spoilt early and look sound to its end.
+#: What can go wrong, by name.
 FAULTS: dict[str, Callable[[_Writer], list[str] | None]] = {
     "misread_start": _misread_start, "misread_goal": _misread_goal, "illegal_move": _illegal_move,
     "wrong_state": _wrong_state, "wrong_number": _wrong_number, "detour": _detour, "needless_back": _needless_back,
     "premature": _premature, "wrong_sum": _wrong_sum, "other_option": _other_option, "skipped": _skipped,
     "repeated": _repeated, "stray": _stray,
 }  # fmt: skip
-_OFTEN = ("misread_start", "illegal_move", "wrong_state", "detour")
+#: What comes more often: a chain that is spoilt early and looks sound to its end.
+_OFTEN = ("misread_start", "misread_start", "misread_goal", "illegal_move", "wrong_state", "detour")
 
 
 def corrupt(plan: Plan, rng: np.random.Generator, fault: str = "") -> list[str]:

@@ -123,7 +123,7 @@ def generate_plan(
     for name, number in (("seed", seed), ("index", index)):
         if number < 0:
             raise ValueError(f"`{name}` must be >= 0; got {number}.")
-    if moves is not None and not 1 <= moves[0] <= moves[1]:
+    if moves is not None and not (len(moves) == 2 and 1 <= moves[0] <= moves[1]):
         raise ValueError(f"`moves` must be (least, most) with 1 <= least <= most; got {moves}.")
     rng = np.random.default_rng([seed, index])
     family = FAMILIES[names[int(rng.integers(len(names)))]]
@@ -194,7 +194,7 @@ def vocabulary() -> tuple[str, ...]:
             assert grid is not None
             task = family.task(grid, instance.question, instance.cells)
             steps, _ = _solved(family, task, np.random.default_rng(0))
-            for text in (_without_phrases(instance.question), *steps, "back to"):
+            for text in (_without_phrases(instance.question), *steps, "back to a an"):
                 found.update(re.findall(r"[^\W\d_]+|[^\w\s]", text.lower()))
     numbers = [str(n) for n in range(151)]
     return (*numbers, *sorted(found - set(numbers) | {"options", ":", ","}))

@@ -141,12 +141,15 @@ class Follower:
         known = state is not None and self.task.start is not None
         ended = known and self.family.ended(self.task, state)
         following = self.family.closing(self.task, state, self.depth) if ended else []
-        self._closed.append(step)
-        if self._closed == following[: len(self._closed)]:
+        told = [*self._closed, step]
+        if told == following[: len(told)]:
+            self._closed = told
             shortest = self.task.start is not None and self.plans.excess(state, self.depth) == 0
             return 1.0, float(shortest), NAN
         self.sound = False
         concludes = step.startswith("answer : ") or any(_like(step, other) for other in following)
+        if concludes:  # what is beside the point leaves the conclusion as it was
+            self._closed = told
         return float(concludes), 0.0, NAN
 
 

@@ -57,7 +57,7 @@ class NQueens(Family):
 
     def task(self, grid: Grid, question: str, cells: tuple[str, ...]) -> Task:
         if grid.rows != grid.columns or grid.rows > LARGEST_BOARD:
-            raise Unreadable(f"the board must be square, of {LARGEST_BOARD} rows at most; got {grid.rows} x {grid.columns}")
+            raise Unreadable(f"a board must be square, at most {LARGEST_BOARD} rows; got {grid.rows} x {grid.columns}")
         board = []
         for row in range(grid.rows):
             columns = [c + 1 for c in range(grid.columns) if cells[row * grid.columns + c] == QUEEN]

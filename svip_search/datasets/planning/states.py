@@ -25,7 +25,7 @@ _COUNTED = re.compile(r"cells ([0-9]{1,3}) left ([0-9]{1,2}) right ([0-9]{1,2})"
 #: Pictures that each family can read: what a state may look like depends on the grid and the words alone.
 _PICTURES: dict[str, Callable[[Grid], list[str]]] = {
     "checker_move": lambda g: ["green"] * (g.columns - 1) + [EMPTY] + ["green"] * (g.columns - 1) + [EMPTY],
-    "maze": lambda g: ["entry", "exit"] + [EMPTY] * (len(g) - 2),
+    "maze": lambda g: ["entry", "exit"] + ["#"] * (len(g) - 2),
     "move_box": lambda g: ["box", "player", "flag"] + [EMPTY] * (len(g) - 3),
     "n_queens": lambda g: [EMPTY] * len(g),
     "number_slide": lambda g: [*map(str, range(1, len(g))), EMPTY],
@@ -73,7 +73,7 @@ def _is_number(text: str) -> bool:
 def _moves_asked(family: str, text: str, grid: Grid) -> int | None:
     """Return the moves of every right plan, where the question tells them."""
     pattern = r"exactly ([0-9]{1,3}) move" if family == "number_slide" else r"([0-9]{1,3}) queens have already"
-    found = re.search(pattern, text)
+    found = re.search(pattern, text.lower())
     if not found:
         return None
     return int(found[1]) if family == "number_slide" else max(grid.rows - int(found[1]), 0)
@@ -132,6 +132,7 @@ class _Reader:
                 last = self.plan.pop()
                 doubt = last.doubt or ("" if known else "a goal that is none")
                 self.plan.append(_Point(last.number, last.text, last.heading, last.loop or repeated, doubt))
+                self._first.setdefault(self._place(self.plan[-1]), last.number)
 
     def _move(self, number: str, action: str, text: str) -> None:
         count = int(number)
@@ -165,10 +166,7 @@ class _Reader:
         farther = bool(self.plan) and self.plan[-1].number > count
         kept = [p for p in self.plan if p.number <= count]
         known = bool(kept) and (kept[-1].number, kept[-1].text) == (count, text)
-        if known:
-            point = kept.pop()
-        else:
-            point = _Point(count, text, doubt=f"going back to {count}, where it was not")
+        point = kept.pop() if known else _Point(count, text, doubt=f"going back to {count}, where it was not")
         if not farther:  # nothing is taken back, so it could be said for ever
             point = _Point(point.number, point.text, point.heading, True, point.doubt)
         self.plan = [*kept, point]
@@ -219,7 +217,7 @@ def state_of(question: Question, steps: Sequence[str]) -> Standing | None:
         steps: the chain so far, any text; the first 1000 steps and 1000 characters of each are read.
 
     Notes:
-        Never raises.  A few microseconds a step.
+        Never raises.  Some tens of microseconds a step.
 
     Example:
         >>> from svip_search.datasets.planning import generate_plan
