@@ -30,6 +30,7 @@ from ._errors import (
     SvipSearchError,
     TrainingError,
 )
+from ._rules import PlanRules, Standing, StateOf
 from ._schedule import RunStats, Schedule, Task
 from ._solve import asolve, solve, solve_many
 from ._tree import Status, Tree
@@ -195,6 +196,7 @@ __all__ = [
     "ModelFileError",
     "OpenAIPolicy",
     "ParticleFiltering",
+    "PlanRules",
     "Policy",
     "PolicyError",
     "ProposeRequest",
@@ -223,6 +225,8 @@ __all__ = [
     "Search",
     "SelfConsistency",
     "ShuffledReward",
+    "Standing",
+    "StateOf",
     "Status",
     "Step",
     "StepFormat",

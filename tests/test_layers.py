@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"_errors", "_core"},
     {"kernels"},
-    {"_types", "_tree", "_budget", "_aggregate", "_vote"},
+    {"_types", "_tree", "_budget", "_aggregate", "_vote", "_rules"},
     {"_images", "_question_key", "_http", "_video"},
     {"datasets"},  # the puzzles know nothing of searching; models share their vocabulary
     {"strategies", "policies", "rewards", "models"},

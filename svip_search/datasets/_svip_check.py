@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .planning import FAMILIES
+
 #: Of the format.
 VERSION = 1
 
@@ -25,6 +27,10 @@ def _need(good: bool, name: str, requirement: str, got: Any) -> None:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_is_int(n) and n >= 0 for n in value)
 
 
 def _is_texts(value: Any) -> bool:
@@ -86,10 +92,14 @@ def _is_label(value: Any) -> bool:
 
 def _check_image(name: str, image: Any, folder: Path | None) -> None:
     if isinstance(image, dict):
-        numbers, pixels = image.get("puzzle"), image.get("pixels")
-        good = isinstance(numbers, list) and len(numbers) == 2 and all(_is_int(n) and n >= 0 for n in numbers)
-        good = good and isinstance(pixels, int) and 1 <= pixels <= 4096
-        _need(good, name, '{"puzzle": [seed, index], "pixels": 1..4096}', image)
+        kind = "plan" if "plan" in image else "puzzle"
+        pixels, moves, families = image.get("pixels"), image.get("moves", [1, 1]), image.get("families", [*FAMILIES])
+        good = _is_pair(image.get(kind)) and isinstance(pixels, int) and 1 <= pixels <= 4096
+        _need(good, name, '{"puzzle" or "plan": [seed, index], "pixels": 1..4096}', image)
+        good = _is_pair(moves) and 1 <= moves[0] <= moves[1]
+        _need(good, name, '"moves": [least, most] where it has such', image)
+        good = _is_texts(families) and bool(families) and set(families) <= FAMILIES.keys()
+        _need(good, name, f'"families": some of {", ".join(FAMILIES)} where it has such', image)
         return
     inside = isinstance(image, str) and image != "" and not Path(image).is_absolute() and ".." not in Path(image).parts
     _need(inside, name, "a path below the folder of the file, or a puzzle", image)

@@ -12,14 +12,16 @@ question    its text
 options     admissible answers, may be empty
 answer      the true answer, or null
 images      each a path relative to the file's folder, or ``{"puzzle": [seed, index], "pixels": n}`` for a picture
-            that is drawn again from these numbers
+            that is drawn again from these numbers; ``"plan"`` instead of ``"puzzle"`` for a planning puzzle, then
+            also ``"families": [name, …]`` and ``"moves": [least, most]`` where it was drawn from a part of them
 program     source of each block; empty where the steps come from no program
 results     value of each block
 errors      why a block gave none, ``"kind: message"``; ``""`` where it gave one
 steps       the chain of thought, one text a block
 labels      ``[relevance, logic, attribute]`` a step, each in 0..1 or null; null where a step has none at all
 outcome     1 if the chain ends in the right answer, else 0
-source      who wrote it: ``program`` or ``policy:<name>``
+source      who wrote it: ``program`` or ``policy:<name>``; ``trace`` or ``corrupt`` for the generator of planning
+            puzzles, without and with something wrong
 seed        of the draw
 generator   version of what drew pictures and programs
 sandbox     what contained the program, ``""`` where none ran
@@ -33,11 +35,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from functools import lru_cache, partial
-from hashlib import blake2b
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,10 @@ from numpy.typing import NDArray
 
 from .._types import Question
 from . import _svip_parquet
+from ._drawn import Drawn, domain_of, draw_again, generator_version, is_right, label_steps, recipe
 from ._svip_check import VERSION, RecordError, check
-from .puzzles import FAMILIES, Puzzle, generate_puzzle
+from .planning import Plan
+from .puzzles import Puzzle
 
 __all__ = [
     "VERSION",
@@ -57,6 +60,7 @@ __all__ = [
     "generator_version",
     "is_correct",
     "read_svip",
+    "record_of_chain",
     "write_svip",
 ]
 
@@ -90,25 +94,40 @@ class SvipRecord:
     extra: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
 
-    def puzzle(self) -> Puzzle | None:
-        """Return the generated puzzle that the record is about, None if its picture is a file.
+    def drawn(self) -> Drawn | None:
+        """Return the generated puzzle, of either domain, that the record is about, None if its picture is a file.
 
         Raises:
             RecordError: the puzzle was drawn by another version, so that it would not be the same.
         """
-        drawn = [image for image in self.images if isinstance(image, dict)]
-        if not drawn:
+        recipes = [image for image in self.images if isinstance(image, dict)]
+        if not recipes:
             return None
-        if self.generator != generator_version():
-            raise RecordError(
-                f"`generator` must be {generator_version()!r}, which this version draws with; got {self.generator!r}."
-            )
-        return _puzzle(*drawn[0]["puzzle"], drawn[0]["pixels"])
+        self.check_generator()
+        return draw_again(recipes[0])
+
+    def puzzle(self) -> Puzzle | None:
+        """Return the pattern puzzle that the record is about, None if it is about none; raises as `drawn`."""
+        found = self.drawn()
+        return found if isinstance(found, Puzzle) else None
+
+    def plan(self) -> Plan | None:
+        """Return the planning puzzle that the record is about, None if it is about none; raises as `drawn`."""
+        found = self.drawn()
+        return found if isinstance(found, Plan) else None
+
+    def check_generator(self) -> None:
+        """Raise a RecordError where this version would draw another picture."""
+        for image in self.images:
+            if isinstance(image, dict) and self.generator != (ours := generator_version(domain_of(image))):
+                raise RecordError(
+                    f"`generator` must be {ours!r}, which this version draws with; got {self.generator!r}."
+                )
 
     def to_question(self) -> Question:
         """Return the question with its pictures: paths, or drawn again."""
-        puzzle = self.puzzle()
-        images = [str(self.folder / i) if isinstance(i, str) else puzzle and puzzle.image for i in self.images]
+        drawn = self.drawn()
+        images = [str(self.folder / i) if isinstance(i, str) else drawn and drawn.image for i in self.images]
         return Question(self.question, images, self.options, self.answer, self.id)
 
     def to_json(self) -> dict[str, Any]:
@@ -139,26 +158,23 @@ class SvipRecord:
         return SvipRecord(**check(data, Path(folder), check_images), folder=Path(folder))
 
 
-@lru_cache(maxsize=64)  # the trajectories of a puzzle stand together
-def _puzzle(seed: int, index: int, pixels: int) -> Puzzle:
-    return generate_puzzle(seed, index, pixels=pixels)
-
-
-@lru_cache(maxsize=1)
-def generator_version() -> str:
-    """Return a name for what the puzzle generator draws: it changes when a seed no longer means the same scene.
+def record_of_chain(drawn: Drawn, steps: Sequence[str], source: str = "policy") -> SvipRecord:
+    """Return the record of a chain about a generated puzzle, labelled by the truth of its scene.
 
     Example:
-        >>> generator_version().startswith("puzzles-")
-        True
+        >>> from svip_search.datasets.planning import generate_plan
+        >>> plan = generate_plan(1, 0, families=["tower_of_hanoi"], moves=(1, 1))
+        >>> record = record_of_chain(plan, plan.steps)
+        >>> record.outcome, record.plan().cells == plan.cells
+        (1, True)
     """
-    digest = blake2b(digest_size=5)
-    for family in FAMILIES:
-        puzzle = generate_puzzle(0, 0, pixels=8, families=[family])
-        asked = puzzle.question
-        objects = [(round(o.x, 3), round(o.y, 3), o.shape, o.color, o.number, o.size) for o in puzzle.objects]
-        digest.update(repr((asked.text, asked.options, asked.answer, puzzle.facts, puzzle.steps, objects)).encode())
-    return f"puzzles-{digest.hexdigest()}"
+    image = recipe(drawn)
+    return SvipRecord(
+        id=f"{drawn.question.id}#", family=drawn.family, question=drawn.question.text,
+        options=tuple(drawn.question.options), answer=drawn.answer, images=(image,), program=(), results=(),
+        errors=(), steps=tuple(steps), labels=label_steps(drawn, steps), outcome=int(is_right(drawn, steps)),
+        source=source, seed=drawn.seed, generator=generator_version(domain_of(image)),
+    )  # fmt: skip
 
 
 # ---- files -------------------------------------------------------------------------------------------

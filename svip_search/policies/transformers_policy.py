@@ -228,7 +228,7 @@ class TransformersPolicy:
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         with contextlib.suppress(ImportError):  # they register the embedded models
-            from ..models import puzzle_processor, puzzle_vlm  # noqa: F401
+            from ..models import plan_processor, puzzle_processor  # noqa: F401
 
         where = str(name_or_folder)
         try:

@@ -2,7 +2,8 @@
 
 =================== ==========================================================================================
 generate            ``ProgramGenerator``, ``grow``: a tree of programs; ``PuzzleProgramGenerator`` for the
-                    embedded domain, ``LlmProgramGenerator`` over a language model
+                    embedded puzzles, ``PlanProgramGenerator`` for plans, ``LlmProgramGenerator`` over a
+                    language model
 vision              what programs ask when they look at a picture: ``ClassicalVision`` and others
 sandbox             ``Sandbox``: runs a program that nobody has read
 assess              ``assess.assess``: relevance, logic and attribute correctness of every block
@@ -27,10 +28,19 @@ if TYPE_CHECKING:
     from .label import label_programs
     from .llm import LlmProgramGenerator
     from .narrate import Narrator, PolicyNarrator
+    from .planning import PlanProgramGenerator
     from .program_reward import ProgramReward
     from .puzzles import PuzzleProgramGenerator
     from .sandbox import Sandbox
-    from .vision import AugmentedVision, ClassicalVision, NoisyVision, TransformersVision, TruthVision, Vision
+    from .vision import (
+        AugmentedVision,
+        CellVision,
+        ClassicalVision,
+        NoisyVision,
+        TransformersVision,
+        TruthVision,
+        Vision,
+    )
 
 # `assess`, `build` and `narrate` are modules, and functions in them: they are imported from there.
 _HOMES = {
@@ -41,11 +51,15 @@ _HOMES = {
     "label": ("label_programs",),
     "llm": ("LlmProgramGenerator",),
     "narrate": ("Narrator", "PolicyNarrator"),
+    "planning": ("PlanProgramGenerator",),
     "program_reward": ("ProgramReward",),
     "puzzles": ("PuzzleProgramGenerator",),
     "sandbox": ("Sandbox",),
-    "vision": ("AugmentedVision", "ClassicalVision", "NoisyVision", "TransformersVision", "TruthVision", "Vision"),
-}
+    "vision": (
+        "AugmentedVision", "CellVision", "ClassicalVision", "NoisyVision", "TransformersVision", "TruthVision",
+        "Vision",
+    ),
+}  # fmt: skip
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -56,12 +70,14 @@ __all__ = [
     "BlockRun",
     "BuildConfig",
     "Call",
+    "CellVision",
     "ClassicalVision",
     "LlmProgramGenerator",
     "Method",
     "Narrator",
     "NoisyVision",
     "OpenAITextModel",
+    "PlanProgramGenerator",
     "PolicyNarrator",
     "Program",
     "ProgramGenerator",

@@ -242,12 +242,12 @@ class _Ahead:
     def _look(self, prefix: Program) -> tuple[float, float]:
         total = right = answered = relevant = 0.0
         for program, count in self.complete(prefix):
-            answer = self.verified.of(program).answer
+            run = self.verified.of(program)
             total += count
-            right += count * self.is_right(answer)
-            if answer is not None:
+            right += count * self.is_right(run.answer)
+            if run.answer is not None:
                 answered += count
-                relevant += count * relevance(program)[len(prefix) - 1]
+                relevant += count * relevance(program, run)[len(prefix) - 1]
         return (right / total if total else 0.0), (relevant / answered if answered else NAN)
 
 

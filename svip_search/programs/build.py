@@ -7,6 +7,8 @@
         labelled = assess(paths of the tree, scene, verifier)      # two runs a program at most
         records += narrated, one a distinct trajectory; and the policy's own samples, if there is one
 
+of a planning puzzle also its generator's own chains, and all labels are exact (`_make_plans`).
+
 A data set is a folder of shards.  What is in a shard depends on the settings and its number alone; a shard gets
 its name when it is complete, so that a build that was killed goes on where it stopped.
 """
@@ -24,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..datasets.svip import VERSION, generator_version, replacing, write_svip
+from ..datasets._drawn import generator_version
+from ..datasets.svip import VERSION, replacing, write_svip
 from ._make import SPLITS, BuildConfig, Worker, split_of
 from ._processes import work
 from .card import write_card
@@ -116,8 +119,10 @@ def fingerprint(settings: dict[str, Any]) -> str:
 def _settings(config: BuildConfig) -> dict[str, Any]:
     """Return all that the records depend on."""
     chosen = {name: value for name, value in asdict(config).items() if name not in _PLACES}
-    chosen["families"] = list(config.families)
-    return chosen | {"format": VERSION, "generator": generator_version(), "svip_search": __version__}
+    chosen |= {"families": list(config.families), "moves": list(config.moves)}
+    if config.domain == "puzzles":  # as it was before there were others: a folder that was begun can be finished
+        del chosen["domain"], chosen["moves"]
+    return chosen | {"format": VERSION, "generator": generator_version(config.domain), "svip_search": __version__}
 
 
 def _settle(config: BuildConfig, out: Path) -> None:

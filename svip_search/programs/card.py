@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._types import DIMENSIONS
-from ..datasets.puzzles.labels import label_steps
+from ..datasets._drawn import label_steps
 from ..datasets.svip import RecordError, SvipRecord, read_svip, replacing
 
 BINS = 10
@@ -101,9 +101,9 @@ class _Tally:
             entry = self.combinations.setdefault(_combination(row), [0, record.id])
             entry[0] += 1
         if record.program and len(self.compared) < COMPARED:
-            puzzle = record.puzzle()
-            if puzzle is not None:
-                self.compared.append((record.labels, label_steps(puzzle, record.steps)))
+            drawn = record.drawn()
+            if drawn is not None:
+                self.compared.append((record.labels, label_steps(drawn, record.steps)))
 
     def result(self) -> dict[str, Any]:
         labels = np.concatenate(self.labels) if self.labels else np.zeros((0, 3), np.float32)

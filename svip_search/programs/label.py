@@ -32,6 +32,7 @@ def label_programs(
     narrator: Narrator = narrate,
     leaves: int = 12,
     width: int = 3,
+    depth: int = 16,
     seed: int = 0,
 ) -> list[tuple[Assessment, list[str]]]:
     """Return distinct labelled trajectories of one question, each with its steps.
@@ -47,6 +48,7 @@ def label_programs(
         narrator: tells a block and what it gave as a step.
         leaves: programs to grow.
         width: sub-nodes a step.
+        depth: longest program, in blocks.
         seed: of the tree.
 
     Raises:
@@ -58,13 +60,15 @@ def label_programs(
     if len(question.images) > 1 or any(isinstance(image, Video) for image in question.images):
         raise ImageError(f"`question` must have one picture at most; {question.id or question.text!r} has more.")
     image = question.images[0] if question.images else None
-    tree = grow(generator, question, image, width=width, leaves=leaves, seed=seed)
+    tree = grow(generator, question, image, width=width, leaves=leaves, seed=seed, depth=depth)
     programs = [tree.path(leaf) for leaf in tree.leaves]
     counts = [tree.nodes[leaf].count for leaf in tree.leaves]
 
     def complete(prefix: Program) -> list[tuple[Program, int]]:
         assert completer is not None
-        more = grow(completer, question, image, width=completions, leaves=completions, seed=seed, blocks=prefix)
+        more = grow(
+            completer, question, image, width=completions, leaves=completions, seed=seed, blocks=prefix, depth=depth
+        )
         return [(more.path(leaf), more.nodes[leaf].count) for leaf in more.leaves]
 
     right = answer_test(question.answer, question.options)

@@ -44,7 +44,7 @@ def read_model(
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as SEEING
 
     with contextlib.suppress(ImportError):  # they register the embedded models
-        from ..models import puzzle_processor, puzzle_vlm  # noqa: F401
+        from ..models import plan_processor, puzzle_processor  # noqa: F401
 
     options = {"local_files_only": local_files_only, "trust_remote_code": trust_remote_code}
     try:

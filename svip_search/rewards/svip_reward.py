@@ -498,7 +498,7 @@ def read_backbone(where: str | Path, dtype: str | torch.dtype) -> tuple[Any, Any
     Raises:
         ModelFileError: there is none that can be used.
     """
-    from ..models import puzzle_processor  # noqa: F401  (makes the embedded models known by name)
+    from ..models import plan_processor, puzzle_processor  # noqa: F401  (makes the embedded models known by name)
 
     try:
         backbone, report = AutoModelForImageTextToText.from_pretrained(

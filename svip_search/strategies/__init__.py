@@ -70,7 +70,7 @@ def make(name: str, n: int = 16, **settings: Any) -> Strategy:
 
     Example:
         >>> make("beam", n=16)
-        Beam(temperature=1.0, max_depth=32, scoring=..., patience=None, relaxed=False, width=4, expand=4, select='max')
+        Beam(temperature=1.0, max_depth=32, ..., relaxed=False, rules=None, width=4, expand=4, select='max')
         >>> make("mcts", n=8, c=2.0).iterations
         8
     """

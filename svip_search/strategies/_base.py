@@ -29,6 +29,7 @@ from .._vote import Select, normalise, select_answer
 from ._door import check_continuations
 from ._growth import Growth, Scores
 from ._requests import Evaluate, Expand, Finished, Model, Request, Rollout, Round
+from ._ruling import Ruling
 from ._strategy import Strategy
 
 #: Rounds a search may have under way; a strategy that wants more is asked again later.
@@ -66,6 +67,8 @@ class Search(Growth):
     how: Select = "max"
     #: Whether `Strategy.start` takes a tree.
     resumes: ClassVar[bool] = False
+    #: Whether an open node that was scored may be chosen at any later time.
+    revisits: ClassVar[bool] = False
     #: Whether `_scored` leaves the arena's part to `_act_together` while ``_deferring``.
     batched: ClassVar[bool] = False
 
@@ -83,9 +86,13 @@ class Search(Growth):
         self._out = 0  # nodes asked and not told
         self._begun = self._barren = self._unchanged = 0
         self._leading: str | None = None
+        self._returns = 0
         self._completed = self._deferring = False
+        self._ruling = None if config.rules is None else Ruling(config.rules, question)
         if tree is not None:
             self.take_over(tree)
+            if self._ruling is not None:
+                self._ruling.take_over(self)
         self._inherited = len(self.tree) - 1
         self._setup()
         self._fill()
@@ -105,6 +112,23 @@ class Search(Growth):
 
     def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
         """Take in the nodes that were evaluated without complaint, with their scores."""
+
+    def _go_back(self, count: int, below: int = 0) -> list[int]:
+        """Return the best nodes to go back to, where the rules have closed those that a strategy would go on with.
+
+        The largest value / (1 + draws) first, ties to the latest: a node may be drawn from again.  None without rules,
+        and none after ``max_depth`` times, so that a search ends.
+        """
+        if self._ruling is None or count < 1 or self._returns >= self.config.max_depth:
+            return []
+        nodes = np.arange(1, len(self.tree))
+        status, values = self.tree.arena.status[1:], self.scoring.value(self.scores_of(nodes))
+        nodes = nodes[(status != Status.TERMINAL) & (status != Status.FAILED) & ~np.isnan(values)]
+        draws = np.array([self._asked.get(node, 0) for node in nodes.tolist()]) / self.config.expand
+        order = np.lexsort((-nodes, -values[nodes - 1] / (1 + draws)))
+        ranked = [node for node in nodes[order].tolist() if not below or below in self.tree.path(node)]
+        self._returns += bool(ranked)
+        return ranked[:count]
 
     def _abandon(self) -> None:
         """Clean up what `_choose` began, where the search is stopped in the middle of a cycle."""
@@ -304,7 +328,8 @@ class Search(Growth):
 
     def _grow(self, r: Round) -> list[int]:
         self._usage.policy_tokens += sum(tokens for _, tokens, _ in r.outcomes)
-        return self.grow(r)
+        ends = self.grow(r)
+        return ends if self._ruling is None else self._ruling.admit(self, r, ends)
 
     def _end(self, reason: str) -> list[Round]:
         """Forget all rounds and return them."""
@@ -332,13 +357,22 @@ class Search(Growth):
         """
         opened = np.flatnonzero(self.tree.arena.status == Status.OPEN)
         if not self.done or not len(opened):
-            return False
+            return self.done and self._complete_whatever()
         scores = self.scores_of(opened)
         if np.isnan(scores).all():
             best = opened[np.argmax(self.tree.arena.depth[opened])]
         else:
             best = opened[np.nanargmax(scores)]
         self._begin(Round(Rollout, [int(best)], temperature=0.0))
+        return True
+
+    def _complete_whatever(self) -> bool:
+        """Begin one greedy rollout from the question itself, where the rules have closed every path to an answer."""
+        if self._ruling is None or not self._ruling.closed or any(f.answer is not None for f in self._dismissed):
+            return False
+        self._completed = True
+        self._ruling.reopen(self)
+        self._begin(Round(Rollout, [0], temperature=0.0))
         return True
 
     # The cycle.
@@ -409,6 +443,8 @@ class Search(Growth):
         follow = None
         if r.kind is Evaluate:
             nodes, scores = self.evaluated(r)
+            if self._ruling is not None:
+                nodes, scores = self._ruling.distinct(self, nodes, scores)
         else:
             ends = self._grow(r)
             if self.stopped_by is not None:
@@ -453,9 +489,14 @@ class Search(Growth):
         """How many trajectories have ended."""
         return len(self._finished)
 
+    @property
+    def _dismissed(self) -> list[Finished]:
+        """The trajectories that the rules do not let count."""
+        return [] if self._ruling is None else self._ruling.dismissed
+
     def _select(self) -> tuple[str | None, tuple[Any, ...], tuple[Trajectory, ...]]:
         """Return the answer so far, the votes, and the trajectories in the order they ended."""
-        trajectories = tuple(self._trajectory(f) for f in self._finished)
+        trajectories = tuple(self._trajectory(f) for f in self._finished or self._dismissed)
         weights = self.scoring.value([t.score for t in trajectories]).tolist()
         return *select_answer(trajectories, self.how, weights), trajectories
 
@@ -467,16 +508,18 @@ class Search(Growth):
         """
         answer, votes, trajectories = self._select()
         reason = self.stopped_by or ("finished" if self.done else "interrupted")
+        best = _best(trajectories, answer)
+        remarks = [] if self._ruling is None else self._ruling.remarks(best, counted=bool(self._finished))
         return Result(
             question=self.question,
             answer=answer,
-            trajectory=_best(trajectories, answer),
+            trajectory=best,
             trajectories=trajectories,
             votes=votes,
             tree=self.tree,
             usage=self.usage + Usage(),
             stopped_by=reason,
-            degraded=tuple(self.degraded),
+            degraded=(*self.degraded, *remarks),
             seed=self.seed,
             strategy=self.config.name,
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .._aggregate import Scoring
 from .._budget import Budget
+from .._rules import PlanRules
 from .._tree import Tree
 from .._types import Question
 
@@ -30,6 +31,7 @@ class Strategy:
         relaxed: apply what comes back as it comes, rather than in the order it was asked.  Quicker
             where answers take different times and several rounds are under way; the tree then
             depends on these times.
+        rules: what to make of the states that steps reach, see `PlanRules`; None knows no states.
     """
 
     name: ClassVar[str]
@@ -41,11 +43,14 @@ class Strategy:
     scoring: Scoring | None = None
     patience: int | None = None
     relaxed: bool = False
+    rules: PlanRules | None = None
 
     def __post_init__(self) -> None:
         self._check_number("temperature")
         if self.scoring is not None and not isinstance(self.scoring, Scoring):
             raise TypeError(f"`scoring` must be a Scoring or None; got {type(self.scoring).__name__}.")
+        if self.rules is not None and not isinstance(self.rules, PlanRules):
+            raise TypeError(f"`rules` must be PlanRules or None; got {type(self.rules).__name__}.")
         for f in fields(self):
             if f.type in ("int", "int | None"):
                 self._check_count(f.name, optional=f.type == "int | None")

@@ -33,7 +33,7 @@ class Posterior:
 class ABMCTSSearch(Search):
     """Descends by Thompson sampling, generates one child, backs its value up; the tag is the node it grew."""
 
-    resumes = True
+    resumes = revisits = True
 
     def _setup(self) -> None:
         self.how = self.config.select

@@ -17,7 +17,7 @@ from ._base import Expand, Round, Scores, Search, Strategy
 class BeamSearch(Search):
     """Grows the whole frontier, keeps the best of all children."""
 
-    resumes = batched = True
+    resumes = revisits = batched = True
 
     def _setup(self) -> None:
         self.how = self.config.select
@@ -36,7 +36,9 @@ class BeamSearch(Search):
         return Round(Expand, frontier, self.config.expand) if frontier else None
 
     def _scored(self, round: Round, nodes: list[int], scores: Scores) -> None:
-        if nodes and self._width >= 1:
+        if not nodes:
+            self._frontier = self._go_back(self._width)
+        elif self._width >= 1:
             self._candidates = np.asarray(nodes, np.int32), scores
             if not self._deferring:
                 self._keep(self._best(*self._candidates))
@@ -65,6 +67,8 @@ class BeamSearch(Search):
         status = self.tree.arena.status
         self._frontier = [node for node in kept if status[node] != Status.TERMINAL]
         self._width -= len(kept) - len(self._frontier)
+        if not self._frontier:
+            self._frontier = self._go_back(self._width)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,9 @@ class DVTSSearch(Search):
             self._plant(nodes)
         elif nodes:
             self._descend(nodes[int(scores.argmax())], round.tag)
+        else:
+            for node in self._go_back(1, below=round.tag):
+                self._queue.append(Round(Expand, [node], self.config.expand, tag=round.tag))
 
     def _plant(self, nodes: list[int]) -> None:
         """Start a sub-beam at each new first step, and draw again as many as were alike."""

@@ -25,7 +25,7 @@ class GuidedGreedySearch(Search):
         self._node = node
         self._drawn: list[int] = []
         self._draws = self._repeats = 0
-        self._again = self.tree.arena.status[node] == Status.OPEN
+        self._again = self.tree.arena.status[node] not in (Status.TERMINAL, Status.FAILED)
 
     def _choose(self) -> Round | None:
         if not self._again:
@@ -42,6 +42,9 @@ class GuidedGreedySearch(Search):
             self._again = True
         elif self._drawn:
             self._arrive(best)
+        else:
+            for earlier in self._go_back(1):
+                self._arrive(earlier)
 
     def _may_draw_again(self) -> bool:
         # A policy that gave nothing at all would give nothing again.

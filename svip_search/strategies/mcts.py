@@ -41,7 +41,7 @@ _NOTHING = Backup([], [], np.empty(0))
 class MCTSSearch(Search):
     """Selects leaves, expands them, evaluates the children, backs their values up."""
 
-    resumes = batched = True
+    resumes = revisits = batched = True
 
     def _setup(self) -> None:
         self.how = self.config.select

@@ -23,7 +23,7 @@ class Turn:
 class UCTSearch(Search):
     """Descends by UCB1 to a node that may have another child, estimates that child, backs it up."""
 
-    resumes = True
+    resumes = revisits = True
 
     def _setup(self) -> None:
         self.how = self.config.select

@@ -392,7 +392,8 @@ def _digest(tensor: Tensor) -> bytes:
 def _prompting(processor: Any) -> list[Any]:
     """Return what tells one way to prompt from another, a question and a step as they arrive among it."""
     picture = np.zeros((64, 96, 3), np.uint8)
-    inputs = build_inputs(processor, Question("How many?", images=[picture], options=("1", "two")))
+    asked = getattr(processor, "example", "How many?")
+    inputs = build_inputs(processor, Question(asked, images=[picture], options=("1", "two")))
     images: Any = getattr(processor, "image_processor", None)
     return [
         {k: list(v.shape) for k, v in inputs.items() if isinstance(v, Tensor)},

@@ -47,6 +47,7 @@ class TrainPolicyConfig:
             differ tenfold in length.
         mixed: share of the planning puzzles that are shown with a chain of mixed quality: mistakes, going back.
         moves: least and most moves of the planning puzzles drawn; empty: as generated.
+        readings: of the planning puzzles, how many at the start end when they have said what the picture shows.
         learning_rate: peak learning rate of both optimisers.
         decay: share of the run, at its end, over which the learning rate falls to zero.
         perception_weight: weight of the eye's loss.
@@ -71,6 +72,7 @@ class TrainPolicyConfig:
     batch_size: int = 32
     batch_tokens: int = 0
     mixed: float = 0.5
+    readings: int = 0
     moves: tuple[int, ...] = ()
     learning_rate: float = 2e-3
     decay: float = 0.3
@@ -169,7 +171,7 @@ def _start(config: TrainPolicyConfig) -> _Run:
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    domain = domain_of(config.model, config.families, config.mixed, config.moves)
+    domain = domain_of(config.model, config.families, config.mixed, config.moves, config.readings)
     model = new_model(config.model, domain.processor)
     if config.start:
         model.load_state_dict(type(model).from_pretrained(config.start).state_dict())

@@ -2,7 +2,7 @@
 
 Picture, question and all nodes of a tree stand in one row, and a token sees what is on its path::
 
-    [64 visual tokens][question][node 0][node 1]…     node n sees the prompt, its ancestors and itself
+    [visual tokens][question][node 0][node 1]…     node n sees the prompt, its ancestors and itself
 
 so the picture is encoded and every step is read once, however many chains lead through it.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,13 +21,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from .._errors import TrainingError
+from ..datasets._drawn import Drawn
+from ..datasets.planning import Plan
 from ..datasets.puzzles import Puzzle
+from ..models.plan_vlm import PlanVLMModel
 from ..models.prompt import STEP_SEPARATOR, question_text
 from ..models.puzzle_processor import PuzzleProcessor
 from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from ..rewards._triatt_cot import IMAGE, QUESTION, STEP, surprise_of
 from .data import IGNORE, cell_labels, padded, to_pixels
-from .policy import make_optimizers, perception_loss
+from .domains import perception_loss
+from .plan_data import cell_loss, cells_of
+from .policy import make_optimizers
 from .step_scorer import Forest, StepScorer, forest, head_optimizer
 from .step_trees import StepTree
 
@@ -37,10 +42,10 @@ PROMPT, PADDING = -1, -2
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Trees as rows of text tokens; the visual tokens come in front of them in the model.
+    """Trees as rows of tokens.
 
     Attributes:
-        ids: int64 [B, L].
+        ids: int64 [B, L], placeholders where visual tokens belong.
         node: int64 [B, L], the node of each token, `PROMPT` or `PADDING`.
         positions: int64 [B, L], position of each token on its path.
         ancestors: bool [B, 1 + N, 1 + N], whether a node (0 is the prompt) sees another.
@@ -67,38 +72,52 @@ class PuzzleScorer(StepScorer):
 
     backbone: PuzzleVLMForConditionalGeneration
     processor: PuzzleProcessor
+    puzzles: ClassVar[type[Drawn]] = Puzzle
+    kind: ClassVar[str] = "pattern puzzles"
 
     def make_optimizers(self, learning_rate: float, head_learning_rate: float) -> list[torch.optim.Optimizer]:
         return [*make_optimizers(self.backbone, learning_rate), head_optimizer(self.head, head_learning_rate)]
 
     def forward(self, trees: Sequence[StepTree]) -> tuple[Tensor, Tensor]:
-        puzzles = [_puzzle(tree) for tree in trees]
+        puzzles = [self._drawn(tree) for tree in trees]
         device, inner = self.backbone.device, self.backbone.model
         rows = pack(trees, self.processor)
-        pixels = torch.from_numpy(np.stack([np.asarray(p.image) for p in puzzles])).to(device)
-        visual, guesses = inner.get_image_features(to_pixels(pixels))
+        visual, seen = self.look(puzzles)
         ids = rows.ids.to(device)
-        embeds = torch.cat([visual, inner.get_input_embeddings()(ids)], 1)
-        places = torch.arange(visual.shape[1], device=device).expand(len(embeds), -1)
         hidden = inner.language_model(
-            inputs_embeds=embeds,
-            attention_mask=visible(rows, visual.shape[1]).to(device),
-            position_ids=torch.cat([places, rows.positions.to(device)], 1),
+            inputs_embeds=inner.place_tokens(ids, inner.get_input_embeddings()(ids), visual),
+            attention_mask=visible(rows).to(device),
+            position_ids=rows.positions.to(device),
             use_cache=False,
         ).last_hidden_state
-        real = functional.pad(rows.node.to(device) != PADDING, (visual.shape[1], 0), value=True)
-        logits, language = self._judge(hidden[real], functional.pad(ids, (visual.shape[1], 0))[real], rows, visual)
-        cells = torch.from_numpy(np.stack([cell_labels(p) for p in puzzles])).to(device)
-        return logits, 0.5 * perception_loss(guesses, cells) + language
+        real = rows.node.to(device) != PADDING
+        logits, language = self._judge(hidden[real], ids[real], rows)
+        return logits, 0.5 * seen + language
 
-    def _judge(self, hidden: Tensor, ids: Tensor, rows: Rows, visual: Tensor) -> tuple[Tensor, Tensor]:
+    def look(self, puzzles: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Return the visual tokens of some pictures, and what the eye loses on them."""
+        pixels = torch.from_numpy(np.stack([np.asarray(p.image) for p in puzzles])).to(self.backbone.device)
+        visual, guesses = self.backbone.model.get_image_features(to_pixels(pixels))
+        cells = torch.from_numpy(np.stack([cell_labels(p) for p in puzzles])).to(self.backbone.device)
+        return visual, perception_loss(guesses, cells)
+
+    def _drawn(self, tree: StepTree) -> Drawn:
+        drawn = tree.drawn()
+        if not isinstance(drawn, self.puzzles):
+            got = "has a picture of its own" if drawn is None else "is none"
+            raise TrainingError(
+                f"`data` must hold generated puzzles where an embedded backbone is trained, {self.kind} here; "
+                f"{tree.record.id!r} {got} (train the head alone: --tune frozen)."
+            )
+        return drawn
+
+    def _judge(self, hidden: Tensor, ids: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
         """Return the logits of the nodes and the language loss, of the hidden states [T, D] of the forest."""
         trees, device = rows.forest, hidden.device
         segments = np.full(len(hidden), STEP, np.uint8)
         for root in np.flatnonzero(trees.parent < 0):
-            start, stop = trees.token_ptr[root], trees.token_ptr[root + 1]
-            segments[start:stop] = QUESTION
-            segments[start : start + visual.shape[1]] = IMAGE
+            segments[trees.token_ptr[root] : trees.token_ptr[root + 1]] = QUESTION
+        segments[(ids == self.backbone.config.image_token_id).cpu().numpy()] = IMAGE
         step = torch.from_numpy(np.flatnonzero(segments == STEP)).to(device)
         before = torch.from_numpy(trees.before).to(device)[step]
         guessed = self.backbone.lm_head(hidden[before])
@@ -111,34 +130,39 @@ class PuzzleScorer(StepScorer):
         return logits, language.nan_to_num()  # nothing without a fault: nothing to learn from
 
 
-def _puzzle(tree: StepTree) -> Puzzle:
-    puzzle = tree.puzzle()
-    if puzzle is None:
-        raise TrainingError(
-            f"`data` must hold generated puzzles where an embedded backbone is trained; {tree.record.id!r} has a "
-            "picture of its own (train the head alone: --tune frozen)."
-        )
-    return puzzle
+class PlanScorer(PuzzleScorer):
+    """The same for planning puzzles, whose pictures come as cells."""
+
+    puzzles = Plan
+    kind = "planning puzzles"
+
+    def look(self, puzzles: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        inner, device = self.backbone.model, self.backbone.device
+        assert isinstance(inner, PlanVLMModel)
+        pixels, cells, grids = cells_of(puzzles, self.processor.image_processor.side)
+        visual, logits = inner.get_image_features(to_pixels(pixels.to(device)), grids)
+        return visual, cell_loss(logits, cells.to(device))
 
 
 def pack(trees: Sequence[StepTree], processor: PuzzleProcessor) -> Rows:
     """Return trees as rows."""
-    visual, tokenizer = processor.n_visual_tokens, processor.tokenizer
+    tokenizer = processor.tokenizer
     ids: list[list[int]] = []
     node: list[list[int]] = []
     positions: list[list[int]] = []
     expected: list[int] = []
     lengths: list[list[int]] = []
     for tree in trees:
-        prompt = list(_ids(tokenizer, question_text(tree.question(), instructions=False)))
-        row, own, place = list(prompt), [PROMPT] * len(prompt), list(range(visual, visual + len(prompt)))
-        expected += [IGNORE] * (visual + len(prompt))
+        words = question_text(tree.question(), instructions=False)
+        prompt = list(_ids(tokenizer, processor.expand(processor.image_token + words)))
+        row, own, place = list(prompt), [PROMPT] * len(prompt), list(range(len(prompt)))
+        expected += [IGNORE] * len(prompt)
         lengths.append([])
         ends: list[int] = []
         faultless = tree.faultless
         for n, text in enumerate(tree.steps):
             step = _ids(tokenizer, text + STEP_SEPARATOR)
-            start = ends[tree.parent[n]] if tree.parent[n] >= 0 else visual + len(prompt)
+            start = ends[tree.parent[n]] if tree.parent[n] >= 0 else len(prompt)
             ends.append(start + len(step))
             row += step
             own += [n] * len(step)
@@ -148,7 +172,7 @@ def pack(trees: Sequence[StepTree], processor: PuzzleProcessor) -> Rows:
         ids.append(row)
         node.append(own)
         positions.append(place)
-    prompts = [visual + own.count(PROMPT) for own in node]
+    prompts = [own.count(PROMPT) for own in node]
     return Rows(
         padded(ids, tokenizer.pad_token_id), padded(node, PADDING), padded(positions, 0), _ancestors(trees),
         torch.tensor(expected), forest(trees, prompts, lengths),
@@ -171,9 +195,9 @@ def _ancestors(trees: Sequence[StepTree]) -> Tensor:
     return torch.from_numpy(seen)
 
 
-def visible(rows: Rows, visual: int) -> Tensor:
-    """Return the attention mask bool [B, 1, V + L, V + L]: a token sees what is before it on its path."""
-    node = functional.pad(rows.node.clamp(min=PROMPT) + 1, (visual, 0))  # 0 is the prompt
+def visible(rows: Rows) -> Tensor:
+    """Return the attention mask bool [B, 1, L, L]: a token sees what is before it on its path."""
+    node = rows.node.clamp(min=PROMPT) + 1  # 0 is the prompt
     batch = torch.arange(len(node))[:, None, None]
     causal = torch.ones(node.shape[1], node.shape[1], dtype=torch.bool).tril()
     return (rows.ancestors[batch, node[:, :, None], node[:, None, :]] & causal)[:, None]

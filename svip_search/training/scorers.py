@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import torch
 
+from ..models.plan_vlm import PlanVLMForConditionalGeneration
+from ..models.puzzle_vlm import PuzzleVLMForConditionalGeneration
 from ..models.zoo import model_folder
 from ..rewards._triatt_cot import TriAttCoT
 from .step_scorer import StepScorer
@@ -26,7 +28,7 @@ def make_scorer(config: TrainRewardConfig, device: torch.device) -> StepScorer:
         ModelFileError: there is no such backbone.
     """
     backbone, processor = _backbone(config)
-    embedded = backbone.config.model_type == "svip_puzzle_vlm"
+    embedded = isinstance(backbone, PuzzleVLMForConditionalGeneration)
     tune = config.tune if config.tune != "auto" else ("full" if embedded else "frozen")
     if tune == "full" and not embedded:
         raise ValueError(
@@ -42,9 +44,10 @@ def make_scorer(config: TrainRewardConfig, device: torch.device) -> StepScorer:
 
 def _scorer(tune: str, config: TrainRewardConfig, backbone: Any, processor: Any, head: TriAttCoT) -> StepScorer:
     if tune == "full":
-        from .puzzle_scorer import PuzzleScorer
+        from .puzzle_scorer import PlanScorer, PuzzleScorer
 
-        return PuzzleScorer(backbone, processor, head)
+        kind = PlanScorer if isinstance(backbone, PlanVLMForConditionalGeneration) else PuzzleScorer
+        return kind(backbone, processor, head)
     if tune == "lora":
         from .lora_scorer import LoraScorer
 
@@ -62,7 +65,7 @@ def _backbone(config: TrainRewardConfig) -> tuple[Any, Any]:
     from ..models.embedded import new_model, new_processor
 
     if not config.backbone:
-        processor = new_processor()
+        processor = new_processor(config.size)
         return new_model(config.size, processor), processor
     from ..rewards.svip_reward import read_backbone
 

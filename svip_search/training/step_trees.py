@@ -23,8 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._types import Question
-from ..datasets.puzzles import Puzzle
-from ..datasets.svip import RecordError, SvipRecord, is_correct, read_svip
+from ..datasets._drawn import Drawn
+from ..datasets.svip import RecordError, SvipRecord, is_correct, read_svip, record_of_chain
+
+__all__ = [
+    "HELD_OUT", "Labels", "StepTree", "hold_out", "question_of", "read_step_trees", "record_of_chain", "step_trees",
+]  # fmt: skip
 
 Labels = Literal["soft", "hard", "outcome"]
 #: Share of the questions of a training set that is held out for early stopping and calibration.
@@ -67,9 +71,9 @@ class StepTree:
         """Return the question with its pictures."""
         return self.record.to_question()
 
-    def puzzle(self) -> Puzzle | None:
+    def drawn(self) -> Drawn | None:
         """Return the generated puzzle that the question is, None if its pictures are files."""
-        return self.record.puzzle()
+        return self.record.drawn()
 
     def path(self, node: int) -> tuple[str, ...]:
         """Return the steps from the question to a node."""
@@ -240,20 +244,6 @@ def question_of(record: SvipRecord) -> str:
     digest = blake2b(digest_size=12)
     digest.update(repr((record.question, record.options, record.images, str(record.folder))).encode())
     return digest.hexdigest()
-
-
-def record_of_chain(puzzle: Puzzle, steps: Sequence[str], source: str = "policy") -> SvipRecord:
-    """Return the record of a chain about a generated puzzle, labelled by the truth of its scene."""
-    from ..datasets.puzzles.labels import is_right, label_steps
-    from ..datasets.svip import generator_version
-
-    return SvipRecord(
-        id=f"{puzzle.question.id}#", family=puzzle.family, question=puzzle.question.text,
-        options=tuple(puzzle.question.options), answer=puzzle.answer,
-        images=({"puzzle": [puzzle.seed, puzzle.index], "pixels": puzzle.image.width},), program=(), results=(),
-        errors=(), steps=tuple(steps), labels=label_steps(puzzle, steps), outcome=int(is_right(puzzle, steps)),
-        source=source, seed=puzzle.seed, generator=generator_version(),
-    )  # fmt: skip
 
 
 def _slim(record: SvipRecord) -> SvipRecord:

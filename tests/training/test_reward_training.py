@@ -77,9 +77,9 @@ def test_what_stands_beside_a_tree_does_not_matter(scorer, trees):
 
 def test_a_token_sees_its_path_and_nothing_else(scorer, trees):
     rows = pack(trees, scorer.processor)
-    mask = visible(rows, 64)[:, 0]
+    mask = visible(rows)[:, 0]
     for b, tree in enumerate(trees):
-        node = torch.cat([torch.full((64,), -1), rows.node[b]])
+        node = rows.node[b]
         for n in range(len(tree)):
             last = int((node == n).nonzero().max())
             seen = set(node[mask[b, last]].tolist())

@@ -41,6 +41,7 @@ _COUNTS = {"checker_move", "move_box", "rotting_kiwi", "tower_of_hanoi", "water_
 class _Asked:
     """What the words of a question say: ``most`` is how far ``measure`` of a plan may get."""
 
+    question: str
     family: Family
     task: Task
     options: tuple[str, ...]
@@ -60,10 +61,17 @@ def _asked(text: str, options: tuple[str, ...]) -> _Asked | None:
         return None
     largest = max(map(int, options)) if options and all(_is_number(o) for o in options) else None
     if family.name == "maze":
-        return _Asked(family, task, options, str(task.ask), largest)
+        return _Asked(text, family, task, options, str(task.ask), largest)
     if family.name in _COUNTS:
-        return _Asked(family, task, options, "moves", largest)
-    return _Asked(family, task, options, "moves", _moves_asked(family.name, text, grid))
+        return _Asked(text, family, task, options, "moves", largest)
+    return _Asked(text, family, task, options, "moves", _moves_asked(family.name, text, grid))
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_state(question: str, options: tuple[str, ...], text: str, moves: int) -> bool:
+    """Return whether a text is a state; every prefix of every chain asks about the same ones."""
+    asked = _asked(question, options)
+    return asked is not None and asked.family.parse(asked.task, text, moves) is not None
 
 
 def _is_number(text: str) -> bool:
@@ -122,7 +130,7 @@ class _Reader:
     def _reading(self, what: str, text: str) -> None:
         family, task = self.asked.family, self.asked.task
         if what == "start":
-            doubt = "" if family.parse(task, text, 0) is not None else "a start that is none"
+            doubt = "" if _is_state(self.asked.question, self.asked.options, text, 0) else "a start that is none"
             self.plan = []
             self._arrive(_Point(0, text, doubt=doubt))
         else:
@@ -138,7 +146,7 @@ class _Reader:
         count = int(number)
         before = self.plan[-1].number if self.plan else 0
         doubt = "" if count == before + 1 else f"move {count} after move {before}"
-        if self.asked.family.parse(self.asked.task, text, count) is None:
+        if not _is_state(self.asked.question, self.asked.options, text, count):
             doubt = "a state that is none"
         heading = action.split()[0] if action.split() else ""
         self.plan = [p for p in self.plan if p.number < count]

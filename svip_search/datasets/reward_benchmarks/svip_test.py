@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .._svip_check import RecordError
-from ..svip import SvipRecord, generator_version, read_svip
+from ..svip import SvipRecord, read_svip
 from ._shared import Folder, OnError
 
 
@@ -67,14 +67,12 @@ def _files(path: Path) -> list[Path]:
 
 def _usable(file: Path, on_error: OnError, check_images: bool) -> Iterator[SvipRecord]:
     for record in read_svip(file, on_error, check_images):
-        drawn = any(isinstance(image, dict) for image in record.images)
-        if drawn and record.generator != generator_version():
-            error = RecordError(
-                f"{file}, record {record.id!r}: `generator` must be {generator_version()!r}, which this version "
-                f"draws with; got {record.generator!r}."
-            )
+        try:
+            record.check_generator()
+        except RecordError as problem:
+            error = RecordError(f"{file}, record {record.id!r}: {problem}")
             if on_error is None:
-                raise error
+                raise error from None
             on_error(error)
             continue
         yield record

@@ -2,6 +2,7 @@
 
 ========================= ===========================================================================
 `TruthVision`             answers of generated puzzles from what was drawn: the verifier
+`CellVision`              planning puzzles from what is in their cells: the verifier of these
 `ClassicalVision`         drawn figures from pixels, without learning (extra ``programs``)
 `NoisyVision`             another module with errors at a known rate
 `AugmentedVision`         another module asked about several views of the picture; how far they agree
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._things import KINDS, SHADES, SHAPES, Thing, ThingScene, same_answer
 from .augmented import VIEWS, AugmentedScene, AugmentedVision, View
+from .cells import CellScene, CellVision
 from .noisy import NoisyVision, Vision, wrong_answer
 from .truth import TruthVision
 
@@ -37,6 +39,8 @@ __all__ = [
     "VIEWS",
     "AugmentedScene",
     "AugmentedVision",
+    "CellScene",
+    "CellVision",
     "ClassicalVision",
     "ImageTextAnswerer",
     "NoisyVision",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,11 +23,20 @@ class Vision(Protocol):
         """Return the scene of a picture, or of whatever else this module looks at."""
 
 
+@runtime_checkable
+class _Mistaken(Protocol):
+    """A scene that tells what its answers are taken for."""
+
+    def mistaken(self, method: str, region: Region, true: Json, rng: np.random.Generator) -> Json:
+        """Return a plausible answer other than the true one."""
+
+
 class NoisyVision:
     """Scenes of another module with a share of the answers replaced by plausible wrong ones.
 
     Which answers err depends on (``seed``, call, true answer) alone: the same call gives the same answer always.
-    A misread digit is one of similar form, a misread shape has a side more or less, ``find`` misses an object.
+    A misread digit is one of similar form, a misread shape has a side more or less, ``find`` misses an object.  A
+    scene that knows better what its answers are taken for says so: ``mistaken(method, region, true, rng)``.
 
     Args:
         inner: the module whose answers are changed.
@@ -63,7 +72,11 @@ class _NoisyScene:
         true = self.inner.call(method, region, arguments)
         key = repr((self.seed, method, region, tuple(arguments), true)).encode()
         rng = np.random.default_rng(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little"))
-        return wrong_answer(method, true, rng) if rng.random() < self.rate else true
+        if rng.random() >= self.rate:
+            return true
+        if isinstance(self.inner, _Mistaken):
+            return self.inner.mistaken(method, region, true, rng)
+        return wrong_answer(method, true, rng)
 
 
 def wrong_answer(method: str, true: Json, rng: np.random.Generator) -> Json:

@@ -1,0 +1,1 @@
+"""Parts of the study `when_search_pays.py`: questions, models, pools of samples, searches, figures."""
