@@ -33,7 +33,7 @@ SIZES_OF_MODELS = {
     "puzzle-nano": Size(width=80, layers=3, heads=4, feed_forward=224, eye=(16, 32, 64, 80)),
     "puzzle-tiny": Size(width=128, layers=4, heads=4, feed_forward=384, eye=(24, 48, 96, 128)),
     "plan-nano": Size(width=96, layers=4, heads=3, feed_forward=192, eye=(24, 48, 40), positions=1024, rounds=2),
-    "plan-small": Size(width=192, layers=6, heads=6, feed_forward=576, eye=(48, 96, 96), positions=1024, rounds=6),
+    "plan-small": Size(width=192, layers=6, heads=6, feed_forward=576, eye=(24, 48, 40), positions=1024, rounds=6),
 }
 
 #: What the eye may name, per attribute group (see ``puzzle_vlm.PERCEPTION_GROUPS``).

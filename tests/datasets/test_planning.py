@@ -233,18 +233,20 @@ TOWERS = {
     "back to what is yet to come": (["back to 1 : 2 | 1 | ."], [(0, 0, NO)]),
     "a move that is illegal": (["1 : 1 > 2 : 2 | 1 | .", "2 : 1 > 2 : . | 1 2 | .", "3 : 2 > 3 : . | 1 | 2"],
                                [(1, 1, NO), (1, 0, NO), (1, 0, NO)]),
-    "a state that does not follow": (["1 : 1 > 2 : 2 | . | 1", "2 : 3 > 2 : 2 | 1 | ."], [(1, 0, NO), (1, 0.2, NO)]),
+    "a state that does not follow": (["1 : 1 > 2 : 2 | . | 1", "2 : 3 > 2 : 2 | 1 | ."], [(1, 0, NO), (1, 0, NO)]),
     "a leap to the goal": (["1 : 1 > 3 : . | . | 2 1", "answer : 1"], [(1, 0, NO), (1, 0, NO)]),
     "a leap to near the goal": (["1 : 1 > 3 : . | 1 | 2", "2 : 2 > 3 : . | . | 2 1", "answer : 2"],
-                                [(1, 0, NO), (1, 1, NO), (1, 0, NO)]),
+                                [(1, 0, NO)] * 3),
+    "a wrong move taken back": (["1 : 1 > 2 : 2 | 1 | .", "2 : 1 > 2 : . | 1 2 | .", "back to 1 : 2 | 1 | .",
+                                 "2 : 1 > 3 : . | 1 | 2"], [(1, 1, NO), (1, 0, NO), (1, 1, NO), (1, 1, NO)]),
     "a number too high": (["2 : 1 > 2 : 2 | 1 | ."], [(1, 0, NO)]),
     "a number twice": (["1 : 1 > 2 : 2 | 1 | .", "1 : 1 > 3 : . | 1 | 2"], [(1, 1, NO), (1, 0, NO)]),
     "an answer too early": (["answer : 3"], [(1, 0, NO)]),
     "a wrong answer": (["1 : 1 > 2 : 2 | 1 | .", "2 : 1 > 3 : . | 1 | 2", "3 : 2 > 3 : . | . | 2 1", "answer : 4"],
                        [(1, 1, NO)] * 3 + [(1, 0, NO)]),
-    "beside the point": (["the disks are round", "row 1 : red", ""], [(0, 0, NO)] * 3),
+    "beside the point": (["the disks are round", "row 1 : red", ""], [(0, 1, NO)] * 3),
     "said twice": (["start : 2 1 | . | .", "goal : . | . | 2 1"], [(0.5, 1, 1)] * 2),
-    "a goal misread late": (["goal : . | 2 1 | .", "1 : 1 > 3 : 2 | . | 1"], [(0.5, 1, 0.3333), (1, 1, NO)]),
+    "a goal misread late": (["goal : . | 2 1 | .", "1 : 1 > 3 : 2 | . | 1"], [(0.5, 1, 0.3333), (1, 0, NO)]),
 }  # fmt: skip
 
 
@@ -254,8 +256,8 @@ def test_labels_of_towers(towers, name: str) -> None:
     assert labels(towers, *steps) == expected
 
 
-def test_a_misread_start_is_no_bad_logic(towers) -> None:
-    """A chain that follows from what it says it sees: logic is right, attribute and answer are not."""
+def test_from_a_misread_start_nothing_is_reached(towers) -> None:
+    """The reading is a matter of attribute; what builds on it does not reach the goal of this puzzle."""
     steps = [
         "start : 1 | 2 | .",
         "goal : . | . | 2 1",
@@ -263,7 +265,7 @@ def test_a_misread_start_is_no_bad_logic(towers) -> None:
         "2 : 1 > 3 : . | . | 2 1",
         "answer : 2",
     ]
-    expected = np.array([[1, 1, 0], [1, 1, 1], [1, 1, NO], [1, 1, NO], [1, 1, NO]], np.float32)
+    expected = np.array([[1, 1, 8 / 11], [1, 1, 1], [1, 0, NO], [1, 0, NO], [1, 0, NO]], np.float32)
     np.testing.assert_array_equal(np.nan_to_num(label_steps(towers, steps), nan=NO), expected)
     assert not is_right(towers, steps)
     follower = Follower(towers)
@@ -317,7 +319,7 @@ JUGS = {
     "split water": (["1 : 1 > 2 : 4 4 0"], [(1, 0, NO)]),
     "too much": (["1 : 1 > 3 : 4 0 4", "answer : 1"], [(1, 0, NO), (1, 0, NO)]),
     "misread": (["start : 8 1 0"], [(0.5, 1, 0.6667)]),
-    "another family's goal": (["goal : 3 2 3"], [(0, 0, NO)]),
+    "another family's goal": (["goal : 3 2 3"], [(0, 1, NO)]),
     "from an empty jug": (["1 : 2 > 3 : 8 0 0"], [(1, 0, NO)]),
 }  # fmt: skip
 
@@ -335,12 +337,12 @@ def test_labels_of_the_last_steps() -> None:
     assert labels(queens, *placed, "distance 2 + 1 = 3", "answer : 3") == [(1, 1, NO)] * 4
     assert labels(queens, *placed, "distance 2 + 1 = 4", "answer : 4")[2:] == [(1, 0, NO)] * 2
     assert labels(queens, *placed, "answer : 3")[2:] == [(1, 0, NO)]
-    assert labels(queens, *placed, "2 + 1 = 3")[2:] == [(0, 0, NO)]
+    assert labels(queens, *placed, "2 + 1 = 3")[2:] == [(0, 1, NO)]  # beside the point, and no harm done
 
 
 @each_family
 def test_a_plan_from_a_start_that_cannot_be_read(family: str) -> None:
-    """The first move starts nowhere; those after it follow from its state, but lead to no answer."""
+    """What follows from nothing leads nowhere."""
     puzzle = plan(family, 1)
     readings = len(FAMILIES[family].readings(puzzle.task))
     found = label_steps(puzzle, ["start : nonsense", *puzzle.steps[1:]])
@@ -350,10 +352,10 @@ def test_a_plan_from_a_start_that_cannot_be_read(family: str) -> None:
 
 @pytest.mark.parametrize("index", range(4))
 def test_a_leap_is_no_gain(index: int) -> None:
-    """Moves that are left out are one wrong step; what follows from it is worth no more than a right move."""
+    """Moves that are left out are one wrong step; what follows from it is worth nothing."""
     puzzle = plan("tower_of_hanoi", index, (5, 5))
     leap, last = (re.sub(r"^\d+", n, puzzle.steps[i]) for n, i in (("1", 5), ("2", 6)))
-    assert labels(puzzle, leap, last, "answer : 2") == [(1, 0, NO), (1, 1, NO), (1, 0, NO)]
+    assert labels(puzzle, leap, last, "answer : 2") == [(1, 0, NO)] * 3
 
 
 def test_labels_of_no_steps() -> None:

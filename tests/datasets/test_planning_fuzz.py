@@ -106,10 +106,10 @@ def test_traces_are_sound_and_their_labels_tell_how_they_end(name: str, index: i
     assert np.isnan(found[readings:, 2]).all()
     follower, closing = Follower(puzzle), False
     for step, (relevance, logic, _) in zip(steps, found, strict=True):
-        value = follower.value(follower.states[-1], follower.depth)
+        value = follower.value()
         follower.read(step)
-        assert follower.sound
-        after = follower.value(follower.states[-1], follower.depth)
+        assert follower.sound or step.startswith("answer : ") or closing
+        after = follower.value()
         if step.startswith("back to"):
             assert relevance == 1  # only what is lost is taken back
             assert after == logic == 1 > value
@@ -120,7 +120,7 @@ def test_traces_are_sound_and_their_labels_tell_how_they_end(name: str, index: i
         elif not step.startswith(("start", "goal")):
             closing = True
             assert relevance == 1
-            assert logic == (after == 1)
+            assert logic == after
     assert closing
     if found[-1, 1] == 1:
         assert is_right(puzzle, steps)  # a plan that is as short as can be
@@ -164,8 +164,9 @@ def check(puzzle: Plan, steps: list[str]) -> None:
     half = len(steps) // 2
     np.testing.assert_array_equal(label_steps(puzzle, steps[:half]), found[:half])  # what comes later changes nothing
     follower = Follower(puzzle)
-    sound = [follower.read(step) is not None and follower.sound for step in steps]
-    assert sound == sorted(sound, reverse=True)  # what is wrong once stays so
+    for step, logic in zip(steps, found[:, 1], strict=True):
+        follower.read(step)
+        assert step.startswith(("start", "goal")) or logic == pytest.approx(follower.value())
     assert isinstance(follower.hopeful, bool)
 
 

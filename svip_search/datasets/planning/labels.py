@@ -3,23 +3,24 @@
 Labels are float32 [T, 3] (relevance, logic, attribute), NaN where a dimension says nothing about a step.
 
 * **attribute**: of a step that states what the picture shows, the share of its words that are true.
-* **logic**: of a move, whether it is legal and its state right, and whether the shortest plan is still open: 1 on a
-  shortest plan, ``RECOVERS ** k`` where plans from here are k moves longer, 0 for what does not follow.  It is
-  judged from the start *as stated*: a misread picture never counts as bad logic.
-* **relevance**: whether a step brings the plan on: 0 for a detour, for a state that was passed before, and for going
-  back from where all was well; a half for a repeated reading; 0 for what has nothing to do with the puzzle.
+* **logic**: whether the plan, as far as this step, is legal and still reaches the right answer: 1 on a shortest plan,
+  ``RECOVERS ** k`` where plans from here are k moves longer, 0 once something that it rests on is wrong: a reading, a
+  move, a state.  A reading itself is no matter of logic: 1.  So the logic of the last step is the value of a prefix.
+* **relevance**: whether a step brings the plan on: 0 for a detour, for a state that was passed before, for going
+  back from where all was well, and for what has nothing to do with the puzzle; a half for a repeated reading.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._family import Plans, State, Task, plans_of
+from ._family import State
 from .generate import FAMILIES, Plan
 
 NAN = float("nan")
@@ -35,24 +36,25 @@ _BACK = re.compile(r"back to (\d{1,3}) : (.+)")
 
 @dataclass
 class Follower:
-    """Follows a chain of thought: where the plan stands, as far as the steps say.
+    """Follows a chain of thought: where the plan stands, and whether anything that it rests on is wrong.
 
     Attributes:
         plan: the puzzle.
-        states: state after each move of the plan so far, ``states[0]`` the start; None where unknown.
-        sound: whether nothing that the plan rests on is wrong: readings, moves, states.
+        states: state after each move of the plan so far, ``states[0]`` the start; None from a wrong move on.
+        misread: which readings were wrong when they were last stated.
+        concluded: whether a wrong conclusion was drawn: a sum, a distance, an answer.
     """
 
     plan: Plan
-    states: list[State | None] = field(default_factory=lambda: [None])
-    sound: bool = True
-    _task: Task | None = None
+    states: list[State | None] = field(init=False)
+    misread: set[str] = field(default_factory=set)
+    concluded: bool = False
     _stated: set[str] = field(default_factory=set)
     _closed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.family = FAMILIES[self.plan.family]
-        self._task = self.plan.task
+        self.family, self.task, self.plans = FAMILIES[self.plan.family], self.plan.task, self.plan.plans
+        self.states = [self.task.start]
 
     @property
     def depth(self) -> int:
@@ -60,29 +62,22 @@ class Follower:
         return len(self.states) - 1
 
     @property
-    def task(self) -> Task:
-        """The task as stated so far."""
-        assert self._task is not None
-        return self._task
-
-    @property
-    def plans(self) -> Plans:
-        """The shortest plans of the task as stated."""
-        return plans_of(self.family, self.task)
+    def sound(self) -> bool:
+        """Whether nothing that the plan rests on is wrong: readings, moves, states."""
+        return not self.misread and not self.concluded and None not in self.states
 
     @property
     def hopeful(self) -> bool:
-        """Whether the plan so far is one of the shortest of the true task, with nothing wrong in it."""
-        state = self.states[-1]
-        ready = self.plan.task.start if state is None and self.depth == 0 else state
-        return self.sound and self.task == self.plan.task and self.plan.plans.excess(ready, self.depth) == 0
+        """Whether the plan so far is one of the shortest, with nothing wrong in it."""
+        return self.value() == 1
 
-    def value(self, state: State | None, depth: int) -> float:
-        """Return what a plan is worth that is in ``state`` after ``depth`` moves, in 0..1."""
-        if state is None or self.task.start is None or self.plans.length is None:
+    def value(self, depth: int | None = None) -> float:
+        """Return what the plan is worth, in 0..1; that of its first ``depth`` moves where it is given."""
+        states = self.states if depth is None else self.states[: depth + 1]
+        if self.misread or self.concluded or None in states:
             return 0.0
-        excess = self.plans.excess(state, depth)
-        return float(RECOVERS ** (_LOST if excess is None else max(excess, 0)))  # < 0 after an illegal move
+        excess = self.plans.excess(states[-1], len(states) - 1)
+        return float(RECOVERS ** (_LOST if excess is None else excess))
 
     def read(self, step: str) -> tuple[float, float, float]:
         """Take one step in and return its labels."""
@@ -93,70 +88,59 @@ class Follower:
         return self._close(step)
 
     def _reading(self, what: str, text: str) -> tuple[float, float, float]:
-        true = self.plan.task
-        shown = self.family.show(true, true.start) if what == "start" else self._shown_goal()
-        if shown is None:
-            return 0.0, 0.0, NAN  # the family states no goal
+        if what == "goal" and not self.family.shows_goal:
+            return 0.0, self.value(), NAN
+        shown = self.family.show(self.task, self.task.start) if what == "start" else self.family.show_goal(self.task)
         repeated = what in self._stated
         self._stated.add(what)
+        self.misread.discard(what)
+        if text != shown:
+            self.misread.add(what)
         if what == "start":
-            state = self.family.parse(true, text, 0)
-            self.states = [true.start if text == shown else state]
-            self._task = replace(self.task, start=self.states[0])
-        else:
-            goal = true.goal if text == shown else self.family.parse_goal(true, text)
-            self._task = replace(self.task, goal=goal)
-        self.sound &= text == shown
+            self.states, self._closed = [self.task.start], []
         return (0.5 if repeated else 1.0), 1.0, _share(text, shown)
 
-    def _shown_goal(self) -> str | None:
-        return self.family.show_goal(self.plan.task) if self.family.shows_goal else None
-
     def _move(self, number: str, action: str, text: str) -> tuple[float, float, float]:
-        state, depth = self.states[-1], int(number)
+        state, before = self.states[-1], self.value()
         after = None if state is None else dict(self.family.moves(self.task, state)).get(action)
-        right = after is not None and depth == self.depth + 1 and self.family.show(self.task, after) == text
-        if not right:
-            self.sound = False
-            self.states.append(self.family.parse(self.task, text, self.depth + 1))
-            return 1.0, 0.0, NAN
-        passed, before = after in self.states, self.value(state, self.depth)
-        self.states.append(after)
-        value = self.value(after, depth)
-        return (0.0 if passed or value < before else 1.0), value, NAN
+        right = after is not None and int(number) == self.depth + 1 and self.family.show(self.task, after) == text
+        passed = right and after in self.states
+        self.states.append(after if right else None)
+        self._closed = []
+        detour = right and self.value() < before
+        return float(not (passed or detour)), self.value(), NAN
 
     def _back(self, number: str, text: str) -> tuple[float, float, float]:
         depth = int(number)
         state = self.states[depth] if depth < self.depth else None
+        self._closed = []
         if state is None or self.family.show(self.task, state) != text:
-            self.sound = False
-            self.states = [*self.states[:depth], self.family.parse(self.task, text, depth)]
+            self.states = [*self.states[:depth], None]
             return 0.0, 0.0, NAN
-        needed = self.value(self.states[-1], self.depth) < self.value(state, depth)
+        needed = self.value() < self.value(depth)
         self.states = self.states[: depth + 1]
-        return float(needed), self.value(state, depth), NAN
+        return float(needed), self.value(), NAN
 
     def _close(self, step: str) -> tuple[float, float, float]:
         state = self.states[-1]
-        known = state is not None and self.task.start is not None
-        ended = known and self.family.ended(self.task, state)
+        ended = state is not None and self.family.ended(self.task, state)
         following = self.family.closing(self.task, state, self.depth) if ended else []
         told = [*self._closed, step]
-        if told == following[: len(told)]:
+        if told == following[: len(told)] and self.hopeful:
             self._closed = told
-            shortest = self.task.start is not None and self.plans.excess(state, self.depth) == 0
-            return 1.0, float(shortest), NAN
-        self.sound = False
-        concludes = step.startswith("answer : ") or any(_like(step, other) for other in following)
-        if concludes:  # what is beside the point leaves the conclusion as it was
-            self._closed = told
-        return float(concludes), 0.0, NAN
+            return 1.0, 1.0, NAN
+        if step.startswith("answer : ") or any(_like(step, other) for other in following):
+            self.concluded = True
+            return 1.0, 0.0, NAN
+        return 0.0, self.value(), NAN  # beside the point: it leaves the plan as it was
 
 
 def _share(text: str, shown: str) -> float:
-    """Return the share of words that are as they should be; 0 for a text of another length."""
+    """Return the share of words that are as they should be; where there are more or fewer, of those in order."""
     words, true = text.split(), shown.split()
-    return float(np.mean([a == b for a, b in zip(words, true, strict=True)])) if len(words) == len(true) else 0.0
+    if len(words) == len(true):
+        return float(np.mean([a == b for a, b in zip(words, true, strict=True)]))
+    return SequenceMatcher(None, words[:200], true, autojunk=False).ratio()
 
 
 def _like(step: str, other: str) -> bool:
