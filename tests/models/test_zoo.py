@@ -14,13 +14,13 @@ from svip_search.models.zoo import list_models, weights_folder
 
 def test_every_embedded_model_says_how_it_was_trained():
     cards = list_models()
-    assert [c.kind for c in cards] == ["policy", "policy", "reward"]
+    assert [c.kind for c in cards] == ["policy"] * (len(cards) - 1) + ["reward"]
     for card in cards:
         assert card.training["seen"] > 0
         assert card.training["seconds"] > 0
         assert (card.path / "training.jsonl").stat().st_size > 0
     size = sum(f.stat().st_size for f in weights_folder().rglob("*") if f.is_file())
-    assert size <= 25e6
+    assert size <= 36e6  # of 40 MB for the whole package
 
 
 def test_weights_of_another_size_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
