@@ -360,3 +360,17 @@ def test_a_leap_is_no_gain(index: int) -> None:
 
 def test_labels_of_no_steps() -> None:
     assert label_steps(plan("maze", 0), []).shape == (0, 3)
+
+
+def test_options_do_not_tell_the_answer() -> None:
+    """Each rank among the options is as likely, where there is room: a policy learns any hint before it plans."""
+    from svip_search.datasets.planning._family import choices
+
+    rng = np.random.default_rng(0)
+    ranks = np.zeros(4)
+    for _ in range(4000):
+        options = [int(o) for o in choices(rng, 9, 1, 3)]
+        assert len(set(options)) == 4
+        ranks[sorted(options).index(9)] += 1
+    assert (abs(ranks / 4000 - 0.25) < 0.04).all()
+    assert all(min(map(int, choices(rng, 1, 1, 3))) == 1 for _ in range(50))

@@ -164,9 +164,14 @@ def integers(text: str) -> list[int] | None:
 
 
 def choices(rng: np.random.Generator, answer: int, low: int = 0, spread: int = 4) -> tuple[str, ...]:
-    """Return four different numbers >= ``low`` in random order: the answer and some near it, or farther off."""
-    pool = [n for n in range(max(low, answer - spread), answer + spread + 1) if n != answer]
-    picked = [pool[i] for i in rng.permutation(len(pool))[:3]] + [answer]
+    """Return four different numbers >= ``low`` in random order: the answer and some within ``spread`` of it.
+
+    How many of them are smaller is drawn first, so that the options do not tell which one is right: numbers drawn
+    around the answer would leave it in the middle, and a policy learns that before it learns to plan.
+    """
+    fewer = min(int(rng.integers(4)), answer - low)
+    below, above = np.arange(max(low, answer - spread), answer), np.arange(answer + 1, answer + spread + 1)
+    picked = [*rng.permutation(below)[:fewer], *rng.permutation(above)[: 3 - fewer], answer]
     return tuple(str(picked[i]) for i in rng.permutation(4))
 
 

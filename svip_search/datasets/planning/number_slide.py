@@ -83,7 +83,7 @@ class NumberSlide(Family):
         cells = tuple(str(n) if n else EMPTY for n in board)
         task = self.task(Grid(self.name, side, side), question, cells)
         answer = self._answer(task)
-        return Instance(question, str(answer), choices(rng, answer, 1, 4 if answer < 10 else 15), cells)
+        return Instance(question, str(answer), choices(rng, answer, 0, 4 if answer < 10 else 15), cells)
 
     def _answer(self, task: Task) -> int:
         left, state, depth = self.remaining(task), task.start, 0
