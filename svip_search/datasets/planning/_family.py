@@ -163,6 +163,19 @@ def integers(text: str) -> list[int] | None:
     return [int(w) for w in words] if words and all(w.isdecimal() and len(w) < 4 for w in words) else None
 
 
+def show_place(place: tuple[int, int]) -> str:
+    """Return row and column, counted from 0, in words, where they count from 1."""
+    return f"{place[0] + 1} {place[1] + 1}"
+
+
+def parse_place(grid: Grid, text: str) -> tuple[int, int] | None:
+    """Return the place in a grid that `show_place` writes so; None where there is none."""
+    found = integers(text)
+    if found is None or len(found) != 2 or not (1 <= found[0] <= grid.rows and 1 <= found[1] <= grid.columns):
+        return None
+    return found[0] - 1, found[1] - 1
+
+
 def choices(rng: np.random.Generator, answer: int, low: int = 0, spread: int = 4) -> tuple[str, ...]:
     """Return four different numbers >= ``low`` in random order: the answer and some within ``spread`` of it.
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ._family import Family, Instance, State, Task, Unreadable, choices, integers
+from ._family import Family, Instance, State, Task, Unreadable, choices, parse_place, show_place
 from ._grid import EMPTY, Grid
 
 WALL, ENTRY, EXIT = "#", "entry", "exit"
@@ -90,13 +90,10 @@ class Maze(Family):
         return (row - 1, column - 1, "", *counts) if inside else None
 
     def show_goal(self, task: Task) -> str:
-        row, column = task.goal
-        return f"{row + 1} {column + 1}"
+        return show_place(task.goal)
 
     def parse_goal(self, task: Task, text: str) -> State | None:
-        found = integers(text)
-        inside = found and len(found) == 2 and 1 <= found[0] <= task.grid.rows and 1 <= found[1] <= task.grid.columns
-        return (found[0] - 1, found[1] - 1) if found and inside else None
+        return parse_place(task.grid, text)
 
     def moves(self, task: Task, state: State) -> Iterator[tuple[str, State]]:
         row, column, last, cells, left, right = state

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ._family import Family, Instance, State, Task, Unreadable, choices, integers
+from ._family import Family, Instance, State, Task, Unreadable, choices, integers, parse_place, show_place
 from ._grid import EMPTY, Grid
 
 WALL, BOX, PLAYER, FLAG = "#", "box", "player", "flag"
@@ -84,13 +84,10 @@ class MoveBox(Family):
         return tuple(n - 1 for n in found) if found and sound else None
 
     def show_goal(self, task: Task) -> str:
-        row, column = task.goal
-        return f"{row + 1} {column + 1}"
+        return show_place(task.goal)
 
     def parse_goal(self, task: Task, text: str) -> State | None:
-        found = integers(text)
-        sound = found and len(found) == 2 and 1 <= found[0] <= task.grid.rows and 1 <= found[1] <= task.grid.columns
-        return (found[0] - 1, found[1] - 1) if found and sound else None
+        return parse_place(task.grid, text)
 
     def moves(self, task: Task, state: State) -> Iterator[tuple[str, State]]:
         box, player = state[:2], state[2:]
