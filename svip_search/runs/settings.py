@@ -52,6 +52,8 @@ def fingerprint(
         (4, None)
     """
     chosen = {"name": strategy.name, **{f.name: _plain(getattr(strategy, f.name)) for f in fields(strategy)}}
+    if chosen.get("rules") is None:  # runs that began before there were rules go on
+        chosen.pop("rules", None)
     limits = None if budget is None else asdict(budget)
     settings = {"format": FORMAT, "strategy": chosen, "budget": limits, "seed": seed, "policy": policy}
     plain: dict[str, Any] = json.loads(json.dumps({**settings, "reward": reward, **more}))
