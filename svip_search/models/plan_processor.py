@@ -49,6 +49,7 @@ class PlanProcessor(PuzzleProcessor):
     """
 
     model_name = "A planning model"
+    min_images = 1
     #: A question whose words tell a grid, for whoever wants to see what a prompt looks like.
     example = FAMILIES["rotting_kiwi"].templates[0].format(3, 3)
     eye: ClassVar[type[PuzzleImageProcessor]] = PlanImageProcessor

@@ -59,10 +59,12 @@ def build_inputs(processor: Any, question: Question) -> dict[str, Any]:
 
 
 def check_count(processor: Any, count: int) -> None:
-    """Refuse pictures that a model has not learned to take, where its processor says how many it has."""
-    most = getattr(processor, "max_images", None)
+    """Refuse more or fewer pictures than a model has learned to take, where its processor says how many these are."""
+    least, most = getattr(processor, "min_images", 0), getattr(processor, "max_images", None)
+    name = getattr(processor, "model_name", type(processor).__name__)
+    if count < least:
+        raise ImageError(f"{name} needs {least} picture{'s' * (least != 1)}; the question has {count}.")
     if isinstance(most, int) and count > most:
-        name = getattr(processor, "model_name", type(processor).__name__)
         raise ImageError(f"{name} takes {most} picture{'s' * (most != 1)}; the question has {count}.")
 
 

@@ -510,6 +510,8 @@ class Search(Growth):
         reason = self.stopped_by or ("finished" if self.done else "interrupted")
         best = _best(trajectories, answer)
         remarks = [] if self._ruling is None else self._ruling.remarks(best, counted=bool(self._finished))
+        if answer is None and trajectories and self.question.options:
+            remarks.append("no trajectory ended with one of the options")
         return Result(
             question=self.question,
             answer=answer,

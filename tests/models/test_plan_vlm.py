@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from svip_search import ImageError, ProposeRequest, Question
+from svip_search import BestOfN, ImageError, ProposeRequest, Question, solve
 from svip_search.datasets.planning import CELL_WORDS, FAMILIES, generate_plan, phrases
 from svip_search.models.embedded import new_model, new_processor
 from svip_search.models.plan_processor import PlanProcessor
@@ -18,6 +18,7 @@ from svip_search.models.prompt import build_inputs, encode_step, question_text
 from svip_search.policies.transformers_policy import TransformersPolicy
 from svip_search.rewards._triatt_cot import TriAttCoT
 from svip_search.rewards.svip_reward import SvipReward, read_backbone
+from svip_search.testing import HashReward
 from svip_search.training.data import batches, text_batch
 from svip_search.training.domains import PlanDomain, domain_of
 from svip_search.training.plan_data import cell_loss, encode_plans
@@ -233,3 +234,10 @@ def test_a_cell_hears_of_its_neighbours_and_of_nothing_outside_its_picture():
     changed[0] *= -1  # the upper left cell of the first picture
     moved = (spread(changed, grids) - heard).abs().sum(1) > 1e-6
     assert moved.nonzero()[:, 0].tolist() == [0, 1, 4, 5]
+
+
+def test_a_question_without_its_picture_is_no_question(folder: Path):
+    blind = Question(PLANS[0].question.text, options=PLANS[0].question.options)
+    result = solve(blind, TransformersPolicy.load(folder), HashReward(), BestOfN(n=2))
+    assert result.answer is None
+    assert "needs 1 picture; the question has 0" in result.degraded[0]

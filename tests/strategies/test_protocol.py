@@ -17,6 +17,7 @@ from svip_search import (
     Beam,
     BestOfN,
     Budget,
+    CallablePolicy,
     Candidate,
     EmbeddingRetriever,
     Evaluate,
@@ -28,6 +29,7 @@ from svip_search import (
     SelfConsistency,
     Tree,
     WeightedVote,
+    solve,
 )
 from svip_search.strategies._base import Round
 from svip_search.testing import HashPolicy, HashReward, answer_request, play
@@ -264,3 +266,10 @@ def test_impossible_settings_are_refused_by_name(name):
 def test_more_particles_than_the_budget_has_nodes_for_are_refused():
     with pytest.raises(ValueError, match="`particles` must not exceed the budget's `nodes`, 5; got 8"):
         ParticleFiltering(particles=8).start(QUESTION, budget=Budget(nodes=5))
+
+
+def test_answers_outside_of_the_options_are_no_answer_and_said() -> None:
+    policy = CallablePolicy(lambda question, prefix, n, seed: ["answer: 7"] * n)
+    result = solve(Question("Which?", options=["1", "2"]), policy, HashReward(), BestOfN(n=3))
+    assert result.answer is None
+    assert result.degraded == ("no trajectory ended with one of the options",)
