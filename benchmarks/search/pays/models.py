@@ -67,9 +67,9 @@ def worth(plan: Any, steps: Sequence[str]) -> NDArray[np.float32]:
     follower = Follower(plan)
     values = []
     for step in steps:
-        logic = follower.read(step)[1]
-        values.append(logic if follower.sound else 0.0)
-    return np.nan_to_num(np.array(values, np.float32), nan=1.0)
+        follower.read(step)
+        values.append(follower.value())
+    return np.array(values, np.float32)
 
 
 @dataclass(frozen=True)
