@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +20,8 @@ from .puzzle_processor import PuzzleImageProcessor, PuzzleProcessor
 
 #: Ends a row of cells, as in the states of chains.
 ROW_END = "|"
+#: The options of a question, as ``question_text`` writes them.
+_OPTIONS = re.compile(r"\n?Options: [^\n]*")
 
 
 class PlanImageProcessor(PuzzleImageProcessor):
@@ -46,6 +49,10 @@ class PlanProcessor(PuzzleProcessor):
 
     The cells stand behind the question, row by row, as a chain of thought will state them: so what a first step has to
     copy is always as far back, however long the question is.
+
+    The options of a question are left out.  The answer follows from the plan; a policy that sees the options learns to
+    stop at a number of moves that looks right among them instead of at the goal, and one whose training knew another
+    manner of options than the questions it meets is misled by them.
     """
 
     model_name = "A planning model"
@@ -88,10 +95,16 @@ class PlanProcessor(PuzzleProcessor):
         return BatchFeature(data, tensor_type=return_tensors)
 
     def expand(self, text: str) -> str:
-        """Return a prompt with its picture behind its words, a placeholder a cell and a bar after each row."""
+        r"""Return a prompt with its picture behind its words, a placeholder a cell and a bar after each row.
+
+        Example:
+            >>> processor = PlanProcessor.__new__(PlanProcessor)
+            >>> processor.expand("<image>" + processor.example[:-1] + "\nOptions: 1, 2\n")[-37:]
+            '<image><image>|<image><image><image>|'
+        """
         if "<image>" not in text:
             return text
-        grid = _grid(text)
+        grid, text = _grid(text), _OPTIONS.sub("", text)
         return text.replace("<image>", "") + ("<image>" * grid.columns + ROW_END) * grid.rows
 
 

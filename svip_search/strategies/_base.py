@@ -126,9 +126,14 @@ class Search(Growth):
         nodes = nodes[(status != Status.TERMINAL) & (status != Status.FAILED) & ~np.isnan(values)]
         draws = np.array([self._asked.get(node, 0) for node in nodes.tolist()]) / self.config.expand
         order = np.lexsort((-nodes, -values[nodes - 1] / (1 + draws)))
-        ranked = [node for node in nodes[order].tolist() if not below or below in self.tree.path(node)]
+        free = [node for node in nodes[order].tolist() if self._ruling.allows(self, node)]
+        ranked = [node for node in free if not below or below in self.tree.path(node)]
         self._returns += bool(ranked)
         return ranked[:count]
+
+    def _may_choose(self, node: int) -> bool:
+        """Return whether an open node that was scored, and not expanded since, may still be chosen."""
+        return self.revisits
 
     def _abandon(self) -> None:
         """Clean up what `_choose` began, where the search is stopped in the middle of a cycle."""

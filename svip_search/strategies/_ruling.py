@@ -132,7 +132,14 @@ class Ruling:
 
     def _may_go_on(self, search: Search, node: int) -> bool:
         """Return whether a node was expanded, or may still be."""
-        return self._settled(search, node) or (search.revisits and search.tree.arena.status[node] == Status.OPEN)
+        return self._settled(search, node) or (
+            search.tree.arena.status[node] == Status.OPEN and search._may_choose(node)
+        )
+
+    def allows(self, search: Search, node: int) -> bool:
+        """Return whether a node may be expanded: no other one of its state was, or is about to be."""
+        holder = self._holder.get(self._stand(search.tree, node).key, node) if self.rules.transpositions else node
+        return holder == node or self._gave_up or not self._settled(search, holder)
 
     def _close(self, search: Search, node: int, why: str) -> None:
         self.closed[node] = why

@@ -1,4 +1,4 @@
-"""Diverse verifier tree search: greedy searches below different first steps, side by side."""
+"""Diverse verifier tree search: greedy searches below the first steps that differ, side by side."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class DVTSSearch(Search):
 
     def _setup(self) -> None:
         self.how = self.config.select
-        self._queue: list[Round] = [Round(Expand, [0], self.config.trees)]
-        self._first_steps = 0
+        self._queue: list[Round] = []
+        self._part(0)
 
     def _choose(self) -> Round | None:
         return self._queue.pop(0) if self._queue else None
@@ -29,14 +29,30 @@ class DVTSSearch(Search):
             for node in self._go_back(1, below=round.tag):
                 self._queue.append(Round(Expand, [node], self.config.expand, tag=round.tag))
 
+    def _may_choose(self, node: int) -> bool:
+        return any(node in round.nodes for round in self._queue)
+
+    def _part(self, node: int) -> None:
+        """Draw the first steps of the sub-beams, below a node that all of them share."""
+        self._shared, self._first_steps = node, 0
+        if self.tree.arena.status[node] == Status.OPEN:
+            self._queue.append(Round(Expand, [node], self.config.trees))
+
     def _plant(self, nodes: list[int]) -> None:
-        """Start a sub-beam at each new first step, and draw again as many as were alike."""
-        for node in nodes:
-            self._descend(node, node)
-        before, self._first_steps = self._first_steps, len(self.tree.children(0))
+        """Start a sub-beam at each first step that is new, and draw again as many as were alike."""
+        before, first_steps = self._first_steps, self.tree.children(self._shared)
+        self._first_steps = len(first_steps)
+        exhausted = self._first_steps == before  # where nothing new came, nothing new is left
+        if self._first_steps == 1 < self.config.trees:
+            if exhausted:
+                self._part(first_steps[0])
+                return
+        else:
+            for node in first_steps if before == 1 else nodes:
+                self._descend(node, node)
         missing = self.config.trees - self._first_steps
-        if missing and self._first_steps > before:  # where nothing new came, nothing new is left
-            self._queue.append(Round(Expand, [0], missing))
+        if missing and not exhausted:
+            self._queue.append(Round(Expand, [self._shared], missing))
 
     def _descend(self, node: int, sub_beam: int) -> None:
         if self.tree.arena.status[node] == Status.OPEN:
@@ -49,7 +65,7 @@ class DVTS(Strategy):
 
     ::
 
-        for each of `trees` different children of the root, independently:
+        for each of `trees` different children of the root (or of the first node that has several), independently:
             node = child
             until node is terminal:
                 node = the best of expand(node) by score    # `expand` candidates; ties: the earlier one
@@ -61,7 +77,9 @@ class DVTS(Strategy):
 
     Notes:
         A step costs each sub-beam 1 policy call and at most `expand` reward calls; no sub-beam waits
-        for another.  First steps that are alike are drawn again, until a draw brings nothing new.
+        for another.  First steps that are alike are drawn again, until a draw brings nothing new.  Where
+        all of a draw are alike, as when chains begin with what the picture shows, the sub-beams share
+        that step and part at the next.
         Every finished child counts in the end, followed or not.
 
     Reference:

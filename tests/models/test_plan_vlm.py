@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,16 @@ def test_boilerplate_costs_a_token_a_phrase(processor):
     for plan in PLANS:
         words = tokenizer.encode(question_text(plan.question, instructions=False), add_special_tokens=False)
         assert len(words) < 40, plan.family
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=[p.family for p in PLANS])
+def test_a_prompt_holds_no_options(processor, plan):
+    """A policy that sees them guesses the length of the plan from them."""
+    open_ended = dataclasses.replace(plan.question, options=())
+    seen, told = build_inputs(processor, plan.question), build_inputs(processor, open_ended)
+    assert torch.equal(seen["input_ids"], told["input_ids"])
+    chunk = encode_plans([plan], [plan.steps], processor)
+    assert chunk.prompts[0] == seen["input_ids"][0].tolist()
 
 
 def test_numbers_are_words_and_steps_survive_the_tokenizer(processor):

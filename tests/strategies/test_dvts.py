@@ -86,6 +86,33 @@ def test_first_steps_that_are_alike_are_drawn_again_until_nothing_new_comes(draw
     assert not policy.draws
 
 
+class LookFirst:
+    """Always begins with one and the same step."""
+
+    def propose(self, requests):
+        return [[(c,) for c in self._steps(r)] for r in requests]
+
+    def _steps(self, request):
+        if not request.prefix:
+            return [Candidate("look")] * request.n
+        if len(request.prefix) == 1:
+            return [Candidate(f"way {i}") for i in range(request.n)]
+        return [Candidate("Answer: red", finish_reason="stop")] * request.n
+
+
+def test_sub_beams_part_at_the_first_step_that_differs():
+    """Chains that state what a picture shows before they move would leave one sub-beam of all."""
+    search = play(DVTS(trees=3, expand=1).start(QUESTION), LookFirst(), HashReward())
+    (look,) = search.tree.children(0)
+    assert len(search.tree.children(look)) == 3 == search.finished
+    assert search.usage.policy_calls == 2 + 1 + 3  # the first step is drawn again once
+
+
+def test_steps_that_never_differ_end():
+    search = play(DVTS(trees=3, expand=2).start(QUESTION), HashPolicy(depth=4, branching=1), HashReward())
+    assert search.finished == 1
+
+
 def test_sub_beams_do_not_wait_for_each_other():
     policy = HashPolicy(4, 4, distinct=True)
     search = DVTS(trees=4, expand=2).start(QUESTION)
