@@ -109,9 +109,10 @@ def _pattern_scenes() -> list[Any]:
 
 
 def _plan_scenes() -> list[Any]:
-    """The chain of thought is left out: which of the shortest plans it tells depends on how the picture is drawn."""
+    """Of the chain of thought the readings: which of the shortest plans it tells depends on how the picture is drawn."""
     drawn = [
         generate_plan(0, 0, pixels=32, families=[family], moves=moves, plain=True)
         for family in planning.FAMILIES for moves in (None, (3, 5))
     ]  # fmt: skip
-    return [(p.question.text, p.question.options, p.answer, p.cells) for p in drawn]
+    told = [planning.FAMILIES[p.family].readings(p.task) for p in drawn]
+    return [(p.question.text, p.question.options, p.answer, p.cells, t) for p, t in zip(drawn, told, strict=True)]

@@ -214,12 +214,11 @@ def test_boards_are_counted_as_they_are() -> None:
 
 def test_what_is_left_of_a_tower_is_right_everywhere() -> None:
     puzzle = next(p for p in (plan("tower_of_hanoi", i) for i in range(50)) if p.grid.rows == 8)
-    goal = tuple(next(r for r, rod in enumerate(puzzle.task.goal) if d in rod) for d in range(1, 5))
-    true = nx.single_source_shortest_path_length(hanoi_graph(4), goal)
+    true = nx.single_source_shortest_path_length(hanoi_graph(4), tuple(rod - 1 for rod in puzzle.task.goal))
     left = puzzle.plans.left
     assert len(left) == len(true) == 81
     for state, moves in left.items():
-        assert moves == true[tuple(next(r for r, rod in enumerate(state) if d in rod) for d in range(1, 5))]
+        assert moves == true[tuple(rod - 1 for rod in state)]
 
 
 # ---- real puzzles --------------------------------------------------------------------------------------

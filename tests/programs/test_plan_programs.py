@@ -187,7 +187,7 @@ def test_labels_of_the_pipeline_are_those_of_the_shortest_plans(sandbox):
         truth = CellVision().look(plan)
         found = label_programs(
             plan.question, writer_of(plan, 0.2), sandbox.run, truth, truth,
-            completer=writer_of(plan), narrator=narrate_plan, leaves=4, depth=24,
+            completer=writer_of(plan), narrator=narrate_plan, leaves=5, depth=24,
         )  # fmt: skip
         for made, steps in found:
             exact = label_steps(plan, steps)[:, :2]

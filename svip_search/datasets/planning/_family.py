@@ -69,7 +69,7 @@ class Family(ABC):
     #: Shortest plans that puzzles have by default, and the longest that there are.
     usual: tuple[int, int]
     longest: int
-    #: Whether a chain states a goal that it has seen.
+    #: Whether a chain states the goal, in the words of a state: so it stands where states are compared with it.
     shows_goal = True
 
     # ---- making puzzles ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..._types import Question
+from .._sequence import check_place, family_names
 from ._draw import draw
 from ._family import Family, Instance, Plans, Task, plans_of
 from ._grid import CELL_WORDS, Grid, grid_of
@@ -116,13 +117,8 @@ def generate_plan(
         >>> plan.length, plan.steps[-1] == f"answer : {plan.answer}"
         (3, True)
     """
-    names = list(families) if families is not None else list(FAMILIES)
-    unknown = [n for n in names if n not in FAMILIES]
-    if unknown or not names:
-        raise ValueError(f"`families` must name families of {sorted(FAMILIES)}; got {unknown or names}.")
-    for name, number in (("seed", seed), ("index", index)):
-        if number < 0:
-            raise ValueError(f"`{name}` must be >= 0; got {number}.")
+    names = family_names(families, FAMILIES)
+    check_place(seed, index)
     if moves is not None and not (len(moves) == 2 and 1 <= moves[0] <= moves[1]):
         raise ValueError(f"`moves` must be (least, most) with 1 <= least <= most; got {moves}.")
     rng = np.random.default_rng([seed, index])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -12,11 +12,14 @@ from ._family import Family, Instance, State, Task, Unreadable, choices, distanc
 from ._grid import EMPTY, Grid
 
 RODS = 3
-Towers = tuple[tuple[int, ...], ...]  # the disks of each rod from the bottom to the top
+Towers = tuple[int, ...]  # the rod of each disk, 1 to 3, the smallest disk first: any such tuple is an arrangement
 
 
 class TowerOfHanoi(Family):
-    """The moves from one arrangement of disks to another."""
+    """The moves from one arrangement of disks to another.
+
+    A state is the rod of each disk: what a disk is compared with, in the goal or after a move, stands in its own place.
+    """
 
     name = "tower_of_hanoi"
     usual = (1, 10)
@@ -32,7 +35,7 @@ class TowerOfHanoi(Family):
 
     def sample(self, rng: np.random.Generator, moves: int) -> Instance | None:
         disks = int(rng.integers(max(2, (moves + 1).bit_length()), 8 if moves > 6 else 7))
-        start = _towers([int(rod) for rod in rng.integers(0, RODS, disks)])
+        start = tuple(int(rod) for rod in rng.integers(1, RODS + 1, disks))
         at_distance = [state for state, d in _from(disks, start).items() if d == moves]
         if not at_distance:
             return None
@@ -49,16 +52,12 @@ class TowerOfHanoi(Family):
         return Task(grid, cells, start, goal)
 
     def show(self, task: Task, state: State) -> str:
-        return " | ".join(" ".join(map(str, rod)) or EMPTY for rod in state)
+        return " ".join(map(str, state))
 
     def parse(self, task: Task, text: str, depth: int) -> State | None:
-        rods = [[] if part == EMPTY else integers(part) for part in text.split(" | ")]
-        if None in rods or len(rods) != RODS:
-            return None
-        state = tuple(tuple(rod or ()) for rod in rods)
-        disks = sorted(d for rod in state for d in rod)
-        sound = disks == list(range(1, task.grid.rows // 2 + 1)) and all(_descends(rod) for rod in state)
-        return state if sound else None
+        rods = integers(text)
+        known = rods is not None and len(rods) == task.grid.rows // 2 and all(1 <= rod <= RODS for rod in rods)
+        return tuple(rods) if rods is not None and known else None
 
     def moves(self, task: Task, state: State) -> Iterator[tuple[str, State]]:
         return _moves(state)
@@ -71,21 +70,18 @@ class TowerOfHanoi(Family):
 
 
 def _moves(state: Towers) -> Iterator[tuple[str, Towers]]:
-    for a, rod in enumerate(state):
-        for b, other in enumerate(state):
-            if a != b and rod and (not other or other[-1] > rod[-1]):
-                after = list(state)
-                after[a], after[b] = rod[:-1], (*other, rod[-1])
-                yield f"{a + 1} > {b + 1}", tuple(after)
+    top = {rod: state.index(rod) for rod in set(state)}  # the smallest disk of a rod
+    for a in sorted(top):
+        for b in range(1, RODS + 1):
+            if a != b and top[a] < top.get(b, len(state)):
+                yield f"{a} > {b}", (*state[: top[a]], b, *state[top[a] + 1 :])
 
 
 @lru_cache(maxsize=8)
 def _graph(disks: int) -> dict[State, list[State]]:
     """Return the neighbours of all arrangements, 3 ** disks."""
-    states: list[list[int]] = [[]]
-    for _ in range(disks):
-        states = [[*s, rod] for s in states for rod in range(RODS)]
-    return {towers: [after for _, after in _moves(towers)] for towers in map(_towers, states)}
+    every = product(range(1, RODS + 1), repeat=disks)
+    return {towers: [after for _, after in _moves(towers)] for towers in every}
 
 
 @lru_cache(maxsize=512)
@@ -94,28 +90,18 @@ def _from(disks: int, state: Towers) -> dict[State, int]:
     return distances([state], graph) if state in graph else {}
 
 
-def _towers(rods: list[int]) -> Towers:
-    """Return the arrangement in which disk ``i + 1`` is on ``rods[i]``."""
-    return tuple(tuple(d for d in range(len(rods), 0, -1) if rods[d - 1] == rod) for rod in range(RODS))
-
-
-def _descends(rod: tuple[int, ...]) -> bool:
-    return all(a > b for a, b in pairwise(rod))
-
-
 def _cells(towers: Towers, disks: int) -> list[str]:
     """Return the levels from the top, rod by rod."""
+    rods = [[d for d in range(disks, 0, -1) if towers[d - 1] == rod] for rod in range(1, RODS + 1)]
     return [
-        str(rod[level]) if level < len(rod) else EMPTY for level in range(disks - 1, -1, -1) for rod in towers
+        str(rod[level]) if level < len(rod) else EMPTY for level in range(disks - 1, -1, -1) for rod in rods
     ]  # fmt: skip
 
 
 def _read(cells: tuple[str, ...], rods: int) -> Towers | None:
+    """Return the arrangement in the levels of a picture; None where disks are missing or lie on smaller ones."""
     levels = [cells[i : i + rods] for i in range(0, len(cells), rods)]
-    towers = tuple(
-        tuple(int(level[rod]) for level in reversed(levels) if level[rod] != EMPTY and level[rod].isdecimal())
-        for rod in range(rods)
-    )
-    disks = sorted(d for rod in towers for d in rod)
-    sound = disks == list(range(1, len(levels) + 1)) and all(_descends(rod) for rod in towers)
-    return towers if sound else None
+    found = [(int(word), rod) for level in levels for rod, word in enumerate(level, start=1) if word.isdecimal()]
+    whole = sorted(disk for disk, _ in found) == list(range(1, len(levels) + 1))
+    piled = all(c > b for a in range(1, rods + 1) for b, c in pairwise(disk for disk, rod in found if rod == a))
+    return tuple(rod for _, rod in sorted(found)) if whole and piled else None

@@ -24,7 +24,6 @@ class WaterJugs(Family):
     name = "water_jugs"
     usual = (1, 7)
     longest = 20
-    shows_goal = False  # the question tells it
     templates = (
         "You are given {} jugs of capacities {} litres. Initially, the amount of water that is contained in each jar is"
         " shown in the image. A single step of water pouring from one jug to another is constrained by the following"

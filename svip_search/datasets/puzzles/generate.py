@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ..._types import Question
+from .._sequence import check_place, family_names
 from ._canvas import Canvas, SceneObject
 from ._family import COLORS, Family
 from .circle_size_number import CircleSizeNumber
@@ -83,14 +84,14 @@ def generate_puzzle(
     """Return puzzle number ``index`` of the endless sequence ``seed``.
 
     Args:
-        seed: which sequence; training, validation and tests use different ones.
+        seed: which sequence, >= 0; training, validation and tests use different ones.
         index: position in it, >= 0; the same (seed, index, families) gives the same puzzle.
         pixels: side of the picture.
         families: names to draw from, uniformly; all twenty by default.
         plain: draw in the plain style, without shift, jitter or noise.
 
     Raises:
-        ValueError: a family does not exist, or ``index`` is negative.
+        ValueError: a family does not exist, or ``seed`` or ``index`` is negative.
 
     Notes:
         One to two milliseconds at 128 pixels on one core.
@@ -100,12 +101,8 @@ def generate_puzzle(
         >>> puzzle.steps[-1] == f"answer : {puzzle.answer}"
         True
     """
-    names = list(families) if families is not None else list(FAMILIES)
-    unknown = [n for n in names if n not in FAMILIES]
-    if unknown or not names:
-        raise ValueError(f"`families` must name families of {sorted(FAMILIES)}; got {unknown or names}.")
-    if index < 0:
-        raise ValueError(f"`index` must be >= 0; got {index}.")
+    names = family_names(families, FAMILIES)
+    check_place(seed, index)
     rng = np.random.default_rng([seed, index])
     family = FAMILIES[names[int(rng.integers(len(names)))]]
     instance = family.sample(rng)

@@ -39,7 +39,7 @@ class WaterJugs(_Between):
     verb = "pour"
 
     def start(self, task: Task) -> str:
-        given = f"full, goal = {list(task.ask)}, {list(task.goal)}"  # type: ignore[call-overload]
+        given = f"full = {list(task.ask)}"  # type: ignore[call-overload]
         rules = """
 def pour(jugs, a, b):
     poured = min(jugs[a - 1], full[b - 1] - jugs[b - 1])
@@ -53,6 +53,9 @@ state_0 = [image.crop(i / COLUMNS, 0, (i + 1) / COLUMNS, 1).number() for i in ra
 """
         return f"{given}\n{_sized(rules, task)}"
 
+    def goal(self, task: Task) -> str:
+        return f"goal = {list(task.goal)}"
+
     def tried(self, task: Task, state: State) -> Sequence[str]:
         return _pairs(task.grid.columns)
 
@@ -62,24 +65,21 @@ state_0 = [image.crop(i / COLUMNS, 0, (i + 1) / COLUMNS, 1).number() for i in ra
 
 
 class TowerOfHanoi(_Between):
-    """Rods as lists of disks, lowest first."""
+    """The rod of each disk, the smallest first, so that the first on a rod is its uppermost."""
 
     name = "tower_of_hanoi"
     verb = "move"
 
     def start(self, task: Task) -> str:
         rules = """
-def move(rods, a, b):
-    if not rods[a - 1] or rods[b - 1] and rods[b - 1][-1] < rods[a - 1][-1]:
+def move(disks, a, b):
+    if a not in disks or b in disks and disks.index(b) < disks.index(a):
         raise ValueError("no disk can go there")
-    after = [list(rod) for rod in rods]
-    after[b - 1].append(after[a - 1].pop())
+    after = list(disks)
+    after[disks.index(a)] = b
     return after
 def read(half):
-    found = [[], [], []]
-    for disk in range(DISKS, 0, -1):
-        found[int(3 * half.find(str(disk))[0].x)].append(disk)
-    return found
+    return [int(3 * half.find(str(disk))[0].x) + 1 for disk in range(1, DISKS + 1)]
 state_0 = read(image.crop(0, 0, 1, 0.5))
 """
         return rules.strip().replace("DISKS", str(task.grid.rows // 2))
@@ -91,8 +91,8 @@ state_0 = read(image.crop(0, 0, 1, 0.5))
         return _pairs(3)
 
     def slips(self, task: Task, action: str, after: State) -> list[str]:
-        a, b = (int(n) - 1 for n in action.split(" > "))
-        return [f"S[{3 - a - b}].append(S[{b}].pop())"]
+        a, b = (int(n) for n in action.split(" > "))
+        return [f"S[S.index({b})] = {6 - a - b}"]
 
 
 class CheckerMove(_Between):

@@ -20,8 +20,10 @@ def narrate_plan(block: str, run: BlockRun, context: Sequence[Told] = ()) -> str
         context: not needed.
 
     Example:
-        >>> narrate_plan("# 2 : 1 > 3\nstate_2 = move(state_1, 1, 3)\nstate_2", BlockRun([[3, 2], [], [1]]))
-        '2 : 1 > 3 : 3 2 | . | 1'
+        >>> narrate_plan("# 2 : 1 > 3\nstate_2 = move(state_1, 1, 3)\nstate_2", BlockRun([3, 1, 2]))
+        '2 : 1 > 3 : 3 1 2'
+        >>> narrate_plan("# 1 : spread\nstate_1 = spread(state_0)\nstate_1", BlockRun([["fresh", "."], ["rotten", "."]]))
+        '1 : spread : fresh . | rotten .'
         >>> narrate_plan("total_1 = 5 + 7\n[5, '+', 7, '=', total_1]", BlockRun([5, "+", 7, "=", 12]))
         '5 + 7 = 12'
         >>> narrate_plan("# 2 : 1 > 3\nstate_2 = move(state_1, 1, 3)", BlockRun(error="runtime", message="no"))
@@ -33,7 +35,7 @@ def narrate_plan(block: str, run: BlockRun, context: Sequence[Told] = ()) -> str
 
 
 def _text(value: Json) -> str:
-    """Return a state in words: rows and rods stand apart."""
+    """Return a state in words: rows stand apart."""
     if not isinstance(value, list):
         return "none" if value is None else " ".join(str(value).split()) or "none"
     nested = any(isinstance(part, list) for part in value)
