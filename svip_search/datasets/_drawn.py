@@ -109,7 +109,7 @@ def _pattern_scenes() -> list[Any]:
 
 
 def _plan_scenes() -> list[Any]:
-    """Of the chain of thought the readings: which of the shortest plans it tells depends on how the picture is drawn."""
+    """Of the chains the readings: which of the shortest plans they tell depends on how the picture is drawn."""
     drawn = [
         generate_plan(0, 0, pixels=32, families=[family], moves=moves, plain=True)
         for family in planning.FAMILIES for moves in (None, (3, 5))

@@ -22,7 +22,7 @@ def narrate_plan(block: str, run: BlockRun, context: Sequence[Told] = ()) -> str
     Example:
         >>> narrate_plan("# 2 : 1 > 3\nstate_2 = move(state_1, 1, 3)\nstate_2", BlockRun([3, 1, 2]))
         '2 : 1 > 3 : 3 1 2'
-        >>> narrate_plan("# 1 : spread\nstate_1 = spread(state_0)\nstate_1", BlockRun([["fresh", "."], ["rotten", "."]]))
+        >>> narrate_plan("# 1 : spread\nstate_1", BlockRun([["fresh", "."], ["rotten", "."]]))
         '1 : spread : fresh . | rotten .'
         >>> narrate_plan("total_1 = 5 + 7\n[5, '+', 7, '=', total_1]", BlockRun([5, "+", 7, "=", 12]))
         '5 + 7 = 12'
