@@ -57,6 +57,19 @@ def test_the_truth_tells_prefixes_apart_and_nothing_else_does(chains):
     assert all(row.auroc == 0.5 for row in blind if not np.isnan(row.auroc))
 
 
+def test_intervals_hold_the_area_and_know_their_puzzles(chains):
+    """The same chains again are no more evidence where they are of the same puzzles."""
+    model = Knowing([plan for plan, _ in chains])
+    rows = [row for row in value_by_depth(model, chains) if not np.isnan(row.auroc)]
+    assert all(row.low <= row.auroc <= row.high for row in rows)
+    assert any(row.high - row.low > 0.05 for row in rows)
+    (plan, own), *_ = chains
+    assert all(np.isnan(row.low) or row.low == row.high for row in value_by_depth(model, [(plan, own)]))
+    assert all(np.isnan(row.low) for row in value_by_depth(model, chains, resamples=0))
+    with pytest.raises(ValueError, match="`resamples` must be >= 0; got -1"):
+        value_by_depth(model, chains, resamples=-1)
+
+
 def mean_auroc(rows):
     known = [row for row in rows if not np.isnan(row.auroc)]
     return np.average([row.auroc for row in known], weights=[row.prefixes for row in known])

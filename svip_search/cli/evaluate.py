@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ._arguments import UsageError, comma_list, output_file, output_file_or_stdout, positive_int
-from .solve import add_search_flags, load_models
+from .solve import add_search_flags, load_models, reward_name
 
 
 def add_command(commands: Any) -> None:
@@ -57,12 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.limit is not None:
         questions = spread(questions, arguments.limit)
     needs_reward = any(STRATEGIES[name].needs_reward for name in arguments.strategies)
-    policy, reward = load_models(arguments.policy, arguments.reward, needs_reward)
+    named = reward_name(arguments)
+    policy, reward = load_models(arguments.policy, named, needs_reward)
     with evaluation_bar(arguments.quiet) as progress:
         report = evaluate(
             questions, policy, reward, arguments.strategies, arguments.n, arguments.seed,
             batch=arguments.batch, shuffled_reward=arguments.shuffled_reward, records=arguments.records,
-            labels={"policy": arguments.policy, "reward": arguments.reward}, progress=progress,
+            labels={"policy": arguments.policy, "reward": named}, progress=progress,
         )  # fmt: skip
     printed = report.to_json(getattr(arguments, "json", None))
     if arguments.csv is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .._budget import Budget
 from ..strategies import STRATEGIES, make
 from ._arguments import UsageError, non_negative_float, output_file, positive_float, positive_int
+from .solve import reward_name
 
 if TYPE_CHECKING:
     from .._journal import Journal
@@ -47,8 +48,8 @@ def _add_models(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--policy", default="puzzle-tiny", metavar="NAME", help="name, folder, hub id, address of a "
                        "server (http://host/v1), or module:object (puzzle-tiny)")  # fmt: skip
     group.add_argument("--model", metavar="NAME", help="what the policy's server calls the model")
-    group.add_argument("--reward", default="svip-tiny", metavar="NAME",
-                       help="name, folder, address of a server, module:object, or 'none' (svip-tiny)")  # fmt: skip
+    group.add_argument("--reward", default="auto", metavar="NAME", help="name, folder, address of a server, "
+                       "module:object, 'none', or 'auto': the embedded one of the policy's puzzles (auto)")  # fmt: skip
     group.add_argument("--api-key-env", default="SVIP_API_KEY", metavar="NAME",
                        help="environment variable with the key of the servers (SVIP_API_KEY)")  # fmt: skip
 
@@ -193,7 +194,7 @@ def _plan(arguments: argparse.Namespace, journal: Path) -> Plan:
     given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     return Plan(
         journal=str(journal), folder=str(Path(arguments.questions).parent), policy=arguments.policy,
-        reward=arguments.reward, strategy=make(arguments.strategy, n=arguments.n, **given),
+        reward=reward_name(arguments), strategy=make(arguments.strategy, n=arguments.n, **given),
         budget=Budget(
             tokens=arguments.budget_tokens, policy_calls=arguments.budget_calls, seconds=arguments.budget_seconds
         ),

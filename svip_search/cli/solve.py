@@ -66,7 +66,8 @@ def add_search_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that ``solve`` and ``evaluate`` share."""
     parser.add_argument("--n", type=positive_int, default=16, metavar="N", help="trajectories or iterations (16)")
     parser.add_argument("--policy", default="puzzle-tiny", help="name, folder or hub id (puzzle-tiny)")
-    parser.add_argument("--reward", default="svip-tiny", help="name, folder or 'none' (svip-tiny)")
+    parser.add_argument("--reward", default="auto", help="name, folder, 'none', or 'auto' for the embedded one of the "
+                        "policy's puzzles (auto)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (0)")
     parser.add_argument("--debug", action="store_true", help="show where an error came from")
 
@@ -115,7 +116,7 @@ def _solved(arguments: argparse.Namespace) -> Result:
     err = console(stderr=True)
     # A spinner where somebody is watching, nothing in a file or pipe.
     with err.status("loading the models") if err.is_terminal and not arguments.quiet else _Silent() as status:
-        policy, reward = load_models(arguments.policy, arguments.reward, needs_reward=strategy.needs_reward)
+        policy, reward = load_models(arguments.policy, reward_name(arguments), needs_reward=strategy.needs_reward)
         status.update(f"searching with {arguments.strategy}")
         return solve(question, policy, reward, strategy, budget, seed=arguments.seed)
 
@@ -163,6 +164,14 @@ class _Silent:
 
     def update(self, text: str) -> None:
         """Say nothing."""
+
+
+def reward_name(arguments: argparse.Namespace) -> str:
+    """Return the reward model that is meant by ``--reward``, which may be "auto"."""
+    from ..models.zoo import reward_for
+
+    name: str = arguments.reward
+    return reward_for(arguments.policy) if name == "auto" else name
 
 
 def load_models(policy: str, reward: str, needs_reward: bool) -> tuple[Any, Any]:

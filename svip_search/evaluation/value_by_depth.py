@@ -17,7 +17,8 @@ from .._aggregate import Scoring
 from .._types import Prefix, RewardModel
 from ..datasets.planning import Follower, Plan
 from ..datasets.svip import SvipRecord
-from .metrics import auroc
+from ._bootstrap import interval
+from .metrics import NAN, auroc
 
 #: The logic of the last step: what is left of the plan's worth, as far as the picture was read right.
 LOGIC = Scoring(aggregate="last", weights=(0.0, 1.0, 0.0))
@@ -34,12 +35,16 @@ class DepthValue:
         prefixes: how many, each once.
         reaching: share that still reaches a right answer, in 0..1.
         auroc: how often one that does has a higher value than one that does not; NaN where all or none do.
+        low: lower end of its 95 % interval, puzzles resampled; NaN where there are too few.
+        high: upper end.
     """
 
     depth: int
     prefixes: int
     reaching: float
     auroc: float
+    low: float = NAN
+    high: float = NAN
 
 
 def reaching(plan: Plan, steps: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
@@ -90,8 +95,9 @@ def chains_of(records: Iterable[SvipRecord]) -> list[tuple[Plan, list[tuple[str,
 
 
 def value_by_depth(
-    reward: RewardModel, chains: Iterable[tuple[Plan, Sequence[Sequence[str]]]], scoring: Scoring = LOGIC
-) -> list[DepthValue]:
+    reward: RewardModel, chains: Iterable[tuple[Plan, Sequence[Sequence[str]]]], scoring: Scoring = LOGIC,
+    resamples: int = 200,
+) -> list[DepthValue]:  # fmt: skip
     """Return how well a reward model's values tell prefixes apart, one entry a depth, shallow ones first.
 
     Args:
@@ -99,9 +105,10 @@ def value_by_depth(
         chains: puzzles with some chains of thought each, as `chains_of` gives them; of a policy best: those are
             what a search meets.
         scoring: what makes a value of a prefix's rewards; the logic of its last step by default.
+        resamples: draws of the bootstrap behind the intervals; 0 leaves them out.
 
     Raises:
-        ValueError: ``reward`` scores whole chains only.
+        ValueError: ``reward`` scores whole chains only, or ``resamples`` is negative.
 
     Notes:
         A prefix that several chains of a puzzle share counts once; one that ends in an answer has been decided, and
@@ -109,11 +116,13 @@ def value_by_depth(
     """
     if reward.kind != "prm":
         raise ValueError(f"`reward` must score steps, kind 'prm'; got {reward.kind!r}.")
-    found: dict[int, list[tuple[float, bool]]] = {}
-    for plan, own in chains:
+    if resamples < 0:
+        raise ValueError(f"`resamples` must be >= 0; got {resamples}.")
+    found: dict[int, list[tuple[float, bool, int]]] = {}
+    for index, (plan, own) in enumerate(chains):
         for depth, value, good in _prefixes(reward, plan, [tuple(steps) for steps in own if steps], scoring):
-            found.setdefault(depth, []).append((value, good))
-    return [_summary(depth, found[depth]) for depth in sorted(found)]
+            found.setdefault(depth, []).append((value, good, index))
+    return [_summary(depth, found[depth], resamples) for depth in sorted(found)]
 
 
 def _prefixes(
@@ -129,6 +138,17 @@ def _prefixes(
                 yield int(depths[t]), value, bool(hopeful[t])
 
 
-def _summary(depth: int, found: Sequence[tuple[float, bool]]) -> DepthValue:
-    values, good = zip(*found, strict=True)
-    return DepthValue(depth, len(found), float(np.mean(good)), auroc(values, good))
+def _summary(depth: int, found: Sequence[tuple[float, bool, int]], resamples: int) -> DepthValue:
+    values, good, puzzle = map(np.array, zip(*found, strict=True))
+    low, high = _interval(values, good, puzzle, resamples) or (NAN, NAN)
+    return DepthValue(depth, len(found), float(np.mean(good)), auroc(values, good), low, high)
+
+
+def _interval(
+    values: NDArray[np.float64], good: NDArray[np.bool_], puzzle: NDArray[np.int64], resamples: int
+) -> list[float] | None:
+    """Return the interval of the area; prefixes of one puzzle are alike, so whole puzzles are drawn."""
+    rng = np.random.default_rng(0)
+    own = [np.flatnonzero(puzzle == p) for p in np.unique(puzzle)]
+    drawn = (np.concatenate([own[i] for i in rng.integers(len(own), size=len(own))]) for _ in range(resamples))
+    return interval([auroc(values[rows], good[rows]) for rows in drawn])

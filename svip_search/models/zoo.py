@@ -22,6 +22,7 @@ _DESCRIPTIONS = {
     "plan-nano": ("policy", "smallest vision-language policy for planning puzzles"),
     "plan-small": ("policy", "vision-language policy for planning puzzles"),
     "svip-tiny": ("reward", "SVIP-Reward for the steps of pattern puzzles"),
+    "svip-plan": ("reward", "SVIP-Reward for the steps of planning puzzles"),
 }
 
 
@@ -112,11 +113,21 @@ def load_policy(name: str, **options: Any) -> TransformersPolicy:
         return TransformersPolicy.load(model_folder(name, "policy"), **options)
 
 
+def reward_for(policy: str) -> str:
+    """Return the embedded reward model that goes with a policy: that of planning puzzles for ``plan-…``.
+
+    Example:
+        >>> reward_for("plan-nano"), reward_for("puzzle-tiny"), reward_for("http://host/v1")
+        ('svip-plan', 'svip-tiny', 'svip-tiny')
+    """
+    return "svip-plan" if Path(policy).name.startswith("plan-") else "svip-tiny"
+
+
 def load_reward(name: str, **options: Any) -> SvipReward:
     """Return a reward model by the name of an embedded model or a local folder.
 
     Args:
-        name: ``"svip-tiny"`` or a folder written by ``SvipReward.save``.
+        name: ``"svip-tiny"``, ``"svip-plan"`` or a folder written by ``SvipReward.save``.
         options: for ``SvipReward.load``.
 
     Raises:
