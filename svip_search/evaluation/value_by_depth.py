@@ -52,7 +52,7 @@ def reaching(plan: Plan, steps: Sequence[str]) -> tuple[NDArray[np.bool_], NDArr
 
     Example:
         >>> from svip_search.datasets.planning import generate_plan
-        >>> plan = generate_plan(seed=1, index=0, families=["water_jugs"], moves=(1, 1))
+        >>> plan = generate_plan(seed=1, index=0, families=["rotting_kiwi"], moves=(1, 1))
         >>> reaching(plan, [*plan.steps[:-1], "answer : 9"])
         (array([ True,  True, False]), array([0, 1, 1]))
     """

@@ -152,7 +152,7 @@ def label_steps(plan: Plan, steps: Sequence[str]) -> NDArray[np.float32]:
 
     Example:
         >>> from svip_search.datasets.planning import generate_plan
-        >>> plan = generate_plan(seed=1, index=0, families=["water_jugs"], moves=(2, 2))
+        >>> plan = generate_plan(seed=1, index=0, families=["rotting_kiwi"], moves=(2, 2))
         >>> label_steps(plan, plan.steps)[:, 1].tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
