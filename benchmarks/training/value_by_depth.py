@@ -41,6 +41,22 @@ def puzzles(count: int) -> Iterator[Plan]:
         yield generate_plan(SEED, index, families=long, moves=LONG) if index % 2 else generate_plan(SEED, index)
 
 
+class Once:
+    """A reward model that scores the chains of a question once, however many scorings look at them."""
+
+    kind = "prm"
+
+    def __init__(self, reward: Any) -> None:
+        self.reward, self.known = reward, {}
+
+    def evaluate(self, question: Any, paths: Any) -> Any:
+        """Return the rewards of the paths, which are the same ones whenever the question is asked about."""
+        if question.id not in self.known:
+            self.known[question.id] = self.reward.evaluate(question, paths)
+            self.reward.forget(question)
+        return self.known[question.id]
+
+
 def sample(policy: Any, plans: Sequence[Plan], chains: int, found: dict[str, Chains]) -> None:
     """Add some chains of a policy to those of each puzzle."""
     for at in range(0, len(plans), TOGETHER):
@@ -95,7 +111,8 @@ def main() -> None:
         sample(ss.load_policy(name, max_tokens=640, max_step_tokens=96), plans, arguments.chains, drawn)
     chains = [(plan, drawn[plan.question.id]) for plan in plans]
     scorings = {"logic of the last step": LOGIC, "least of logic and attribute": LEAST, "as shipped": reward.scoring}
-    found = {name: value_by_depth(reward, chains, scoring) for name, scoring in scorings.items()}
+    once = Once(reward)
+    found = {name: value_by_depth(once, chains, scoring) for name, scoring in scorings.items()}
     shown = {
         name: [row for row in rows if row.depth <= DEEPEST and row.prefixes >= FEWEST] for name, rows in found.items()
     }
