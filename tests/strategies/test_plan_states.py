@@ -46,9 +46,9 @@ def test_loops_and_lengths_are_those_of_the_truth(plan):
 
 
 def test_two_ways_to_a_state_are_one_key_and_going_back_is_another():
-    start, goal, *moves = HANOI.steps
+    start, *moves = HANOI.steps
     shown = [m.split(" : ")[2] for m in moves[:2]]
-    ways = [[start, goal, f"1 : {action} : {shown[0]}"] for action in ("1 > 2", "1 > 3")]
+    ways = [[start, f"1 : {action} : {shown[0]}"] for action in ("1 > 2", "1 > 3")]
     keys = [state_of(HANOI.question, way).key for way in ways]
     assert keys[0] == keys[1]
     back = [*ways[0], f"back to 0 : {start[8:]}"]
@@ -56,17 +56,17 @@ def test_two_ways_to_a_state_are_one_key_and_going_back_is_another():
     assert standing.back
     assert not standing.loop
     assert standing.length == 0
-    assert standing.key != state_of(HANOI.question, [start, goal]).key
+    assert standing.key != state_of(HANOI.question, [start]).key
     assert state_of(HANOI.question, [*back, ways[0][-1]]).loop  # what was left is entered again
     assert state_of(HANOI.question, [*back, f"back to 0 : {start[8:]}"]).loop  # nothing to go back from
 
 
 def test_plans_longer_than_the_options_are_faults():
     most = max(map(int, HANOI.question.options))
-    start, goal, move = HANOI.steps[:3]
+    start, move = HANOI.steps[:2]
     action, shown = move.split(" : ")[1:]
-    assert not state_of(HANOI.question, [start, goal, f"{most} : {action} : {shown}"]).fault
-    too_long = [start, goal, f"{most + 1} : {action} : {shown}"]
+    assert not state_of(HANOI.question, [start, f"{most} : {action} : {shown}"]).fault
+    too_long = [start, f"{most + 1} : {action} : {shown}"]
     assert state_of(HANOI.question, too_long).fault == f"more than {most} moves"
     assert not state_of(Question(HANOI.question.text), too_long).fault
 
@@ -74,15 +74,20 @@ def test_plans_longer_than_the_options_are_faults():
 @pytest.mark.parametrize(
     ("steps", "what"),
     [
-        (["start : 9 9"], "a start that is none"),
+        (["start : 9 1 | 9 1"], "a start that is none"),
         ([HANOI.steps[0], "1 : 1 > 2 : hm"], "a state that is none"),
-        ([HANOI.steps[0], "goal : hm"], "a goal that is none"),
-        ([HANOI.steps[0], HANOI.steps[2].replace("1 : ", "3 : ", 1)], "move 3 after move 0"),
-        ([HANOI.steps[0], HANOI.steps[2], "back to 0 : hm"], "going back to 0, where it was not"),
+        ([HANOI.steps[0], HANOI.steps[1].replace("1 : ", "3 : ", 1)], "move 3 after move 0"),
+        ([HANOI.steps[0], HANOI.steps[1], "back to 0 : hm"], "going back to 0, where it was not"),
     ],
 )
 def test_what_is_wrong_is_a_doubt(steps, what):
     assert state_of(HANOI.question, steps).doubt == what
+
+
+def test_a_goal_that_is_none_is_a_doubt():
+    box = generate_plan(1, 0, families=["move_box"], pixels=64)
+    assert state_of(box.question, [box.steps[0], "goal : hm"]).doubt == "a goal that is none"
+    assert not state_of(box.question, box.steps[:2]).doubt
 
 
 def test_answers_must_be_options():

@@ -18,10 +18,11 @@ Towers = tuple[int, ...]  # the rod of each disk, 1 to 3, the smallest disk firs
 class TowerOfHanoi(Family):
     """The moves from one arrangement of disks to another.
 
-    A state is the rod of each disk: what a disk is compared with, in the goal or after a move, stands in its own place.
+    A state is told as rod and wanted rod of each disk: what is compared stands side by side.
     """
 
     name = "tower_of_hanoi"
+    shows_goal = False  # every state does
     usual = (1, 10)
     longest = 63
     templates = (
@@ -52,12 +53,12 @@ class TowerOfHanoi(Family):
         return Task(grid, cells, start, goal)
 
     def show(self, task: Task, state: State) -> str:
-        return " ".join(map(str, state))
+        return " | ".join(f"{rod} {wanted}" for rod, wanted in zip(state, task.goal, strict=True))
 
     def parse(self, task: Task, text: str, depth: int) -> State | None:
-        rods = integers(text)
-        known = rods is not None and len(rods) == task.grid.rows // 2 and all(1 <= rod <= RODS for rod in rods)
-        return tuple(rods) if rods is not None and known else None
+        pairs = [integers(part) or [] for part in text.split(" | ")]
+        known = all(len(pair) == 2 and 1 <= min(pair) and max(pair) <= RODS for pair in pairs)
+        return tuple(rod for rod, _ in pairs) if known and len(pairs) == task.grid.rows // 2 else None
 
     def moves(self, task: Task, state: State) -> Iterator[tuple[str, State]]:
         return _moves(state)

@@ -19,9 +19,13 @@ _BEYOND = 3
 
 
 class WaterJugs(Family):
-    """The pourings from the amounts in the picture to those of the question."""
+    """The pourings from the amounts in the picture to those of the question.
+
+    A state is told as amount, capacity and wanted amount of each jug: what is compared stands side by side.
+    """
 
     name = "water_jugs"
+    shows_goal = False  # every state does
     usual = (1, 7)
     longest = 20
     templates = (
@@ -60,13 +64,14 @@ class WaterJugs(Family):
         return Task(grid, cells, tuple(start), goal, full)
 
     def show(self, task: Task, state: State) -> str:
-        return " ".join(map(str, state))
+        return " | ".join(f"{a} {f} {g}" for a, f, g in zip(state, _full(task), task.goal, strict=True))
 
     def parse(self, task: Task, text: str, depth: int) -> State | None:
-        found, full = integers(text), _full(task)
-        if found is None or len(found) != len(full) or any(a > f for a, f in zip(found, full, strict=True)):
+        jugs = [integers(part) or [] for part in text.split(" | ")]
+        if any(len(jug) != 3 or jug[0] > jug[1] for jug in jugs):
             return None
-        return tuple(found)
+        amounts, full, goal = zip(*jugs, strict=True)
+        return amounts if (full, goal) == (_full(task), task.goal) else None
 
     def moves(self, task: Task, state: State) -> Iterator[tuple[str, State]]:
         return _moves(_full(task), state)

@@ -33,66 +33,68 @@ class _Between(PlanRecipe):
 
 
 class WaterJugs(_Between):
-    """Amounts as a list."""
+    """Amount, capacity and wanted amount of each jug."""
 
     name = "water_jugs"
     verb = "pour"
+    reached = "[jug[0] for jug in S] == goal"
+    missed = "[jug[0] for jug in S] != goal"
 
     def start(self, task: Task) -> str:
-        given = f"full = {list(task.ask)}"  # type: ignore[call-overload]
+        given = f"full, goal = {list(task.ask)}, {list(task.goal)}"  # type: ignore[call-overload]
         rules = """
 def pour(jugs, a, b):
-    poured = min(jugs[a - 1], full[b - 1] - jugs[b - 1])
+    after = [list(jug) for jug in jugs]
+    poured = min(after[a - 1][0], after[b - 1][1] - after[b - 1][0])
     if poured < 1:
         raise ValueError("nothing can be poured")
-    after = list(jugs)
-    after[a - 1] -= poured
-    after[b - 1] += poured
+    after[a - 1][0] -= poured
+    after[b - 1][0] += poured
     return after
-state_0 = [image.crop(i / COLUMNS, 0, (i + 1) / COLUMNS, 1).number() for i in range(COLUMNS)]
+def read(i):
+    return image.crop(i / COLUMNS, 0, (i + 1) / COLUMNS, 1).number()
+state_0 = [[read(i), full[i], goal[i]] for i in range(COLUMNS)]
 """
         return f"{given}\n{_sized(rules, task)}"
-
-    def goal(self, task: Task) -> str:
-        return f"goal = {list(task.goal)}"
 
     def tried(self, task: Task, state: State) -> Sequence[str]:
         return _pairs(task.grid.columns)
 
     def slips(self, task: Task, action: str, after: State) -> list[str]:
         at = int(action.split(" > ")[1]) - 1
-        return [f"S[{at}] = {n}" for n in (after[at] - 1, after[at] + 1) if 0 <= n <= task.ask[at]]  # type: ignore[index]
+        return [f"S[{at}][0] = {n}" for n in (after[at] - 1, after[at] + 1) if 0 <= n <= task.ask[at]]  # type: ignore[index]
 
 
 class TowerOfHanoi(_Between):
-    """The rod of each disk, the smallest first, so that the first on a rod is its uppermost."""
+    """Rod and wanted rod of each disk, the smallest first, so that the first on a rod is its uppermost."""
 
     name = "tower_of_hanoi"
     verb = "move"
+    reached = "[disk[0] for disk in S] == [disk[1] for disk in S]"
+    missed = "[disk[0] for disk in S] != [disk[1] for disk in S]"
 
     def start(self, task: Task) -> str:
         rules = """
 def move(disks, a, b):
-    if a not in disks or b in disks and disks.index(b) < disks.index(a):
+    rods = [disk[0] for disk in disks]
+    if a not in rods or b in rods and rods.index(b) < rods.index(a):
         raise ValueError("no disk can go there")
-    after = list(disks)
-    after[disks.index(a)] = b
+    after = [list(disk) for disk in disks]
+    after[rods.index(a)][0] = b
     return after
-def read(half):
-    return [int(3 * half.find(str(disk))[0].x) + 1 for disk in range(1, DISKS + 1)]
-state_0 = read(image.crop(0, 0, 1, 0.5))
+def read(half, disk):
+    return int(3 * half.find(str(disk))[0].x) + 1
+upper, lower = image.crop(0, 0, 1, 0.5), image.crop(0, 0.5, 1, 1)
+state_0 = [[read(upper, disk), read(lower, disk)] for disk in range(1, DISKS + 1)]
 """
         return rules.strip().replace("DISKS", str(task.grid.rows // 2))
-
-    def goal(self, task: Task) -> str:
-        return "goal = read(image.crop(0, 0.5, 1, 1))"
 
     def tried(self, task: Task, state: State) -> Sequence[str]:
         return _pairs(3)
 
     def slips(self, task: Task, action: str, after: State) -> list[str]:
         a, b = (int(n) for n in action.split(" > "))
-        return [f"S[S.index({b})] = {6 - a - b}"]
+        return [f"S[[disk[0] for disk in S].index({b})][0] = {6 - a - b}"]
 
 
 class CheckerMove(_Between):
