@@ -11,6 +11,8 @@ CXX_FILES := $(wildcard csrc/include/svip/*.h csrc/src/*.h csrc/src/*.cpp csrc/b
 CORE   := csrc/CMakeLists.txt csrc/cuda/CMakeLists.txt $(filter csrc/%,$(CXX_FILES))
 
 export CMAKE_BUILD_PARALLEL_LEVEL ?= 2
+# Processes that run tests (0: none but the one that starts them, for a debugger).  A file's tests stay in one process.
+TEST_PROCESSES ?= auto
 # CMake comes from the environment, and the makes it starts have nothing to do with this one's flags.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport MAKEFLAGS MAKELEVEL MFLAGS
@@ -23,7 +25,7 @@ demo: $(READY)
 
 test: $(CPP)/.built $(EXTRAS)
 	ctest --test-dir $(CPP) --output-on-failure
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -n $(TEST_PROCESSES) --maxprocesses 4 --dist loadfile -p no:benchmark
 
 bench: $(CPP)/.built
 	$(CPP)/bench_tree
