@@ -26,6 +26,7 @@ from .checkpoint import Progress, load_checkpoint, save_checkpoint, write_facts
 from .data import Chunk, batches
 from .domains import Chunks, Domain, domain_of
 from .muon import Muon
+from .widen import widen
 
 
 @dataclass
@@ -36,7 +37,7 @@ class TrainPolicyConfig:
         model: ``"puzzle-nano"`` or ``"puzzle-tiny"`` for pattern puzzles, ``"plan-nano"`` or ``"plan-small"`` for
             planning puzzles.
         out: folder for the finished model, its log and the checkpoint.
-        start: folder of a model of the same size to begin from; empty: from scratch.
+        start: folder of a model to begin from, of the same size or smaller (see `widen`); empty: from scratch.
         families: what to draw from; a name given twice is drawn twice as often; empty: all families alike.
         samples: puzzles to see in all; none is seen twice.
         eye_samples: of these, how many at the start train the eye alone, at a third of the cost:
@@ -174,7 +175,7 @@ def _start(config: TrainPolicyConfig) -> _Run:
     domain = domain_of(config.model, config.families, config.mixed, config.moves, config.readings)
     model = new_model(config.model, domain.processor)
     if config.start:
-        model.load_state_dict(type(model).from_pretrained(config.start).state_dict())
+        _begin_from(config.start, model)
     model.to(device)
     if config.bf16 and device.type == "cpu":
         use_float32_attention(model)
@@ -183,6 +184,16 @@ def _start(config: TrainPolicyConfig) -> _Run:
     if config.resume and run.checkpoint.exists():
         run.progress, _ = load_checkpoint(run.checkpoint, model, run.optimizers, device)
     return run
+
+
+def _begin_from(folder: str, model: PuzzleVLMForConditionalGeneration) -> None:
+    """Take over a trained model: one of the same size as it is, a smaller one as a part of the larger one."""
+    start = type(model).from_pretrained(folder)
+    try:
+        widen(start, model)
+    except ValueError as error:
+        raise ValueError(f"`start` must hold a model of the same kind that is not larger; got {folder}.") from error
+    model.tie_weights()
 
 
 def _chunks(run: _Run) -> Iterator[tuple[int, Chunk]]:

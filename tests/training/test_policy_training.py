@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from svip_search.models.embedded import new_model, new_processor
+from svip_search.models.plan_vlm import PlanVLMForConditionalGeneration
 from svip_search.training.muon import orthogonalize
 from svip_search.training.policy import TrainPolicyConfig, learning_rate, train_policy
 
@@ -75,6 +77,22 @@ def test_planning_puzzles_train_and_go_on_from_earlier_weights(tmp_path):
     log = [json.loads(line) for line in (later / "training.jsonl").read_text().splitlines()]
     before = [json.loads(line) for line in (first / "training.jsonl").read_text().splitlines()]
     assert log[-1]["step_loss"] < before[-1]["step_loss"]
+
+
+def test_a_larger_model_begins_where_a_smaller_one_is(tmp_path):
+    processor = new_processor("plan-nano")
+    for name in ("plan-nano", "plan-small"):
+        new_model(name, processor).save_pretrained(tmp_path / name)
+    settings = {"samples": 4, "chunk": 4, "workers": 0, "threads": 1, "validation_puzzles": 1, "learning_rate": 1e-9,
+                "out": str(tmp_path / "out"), "families": ("rotting_kiwi",)}  # fmt: skip
+    folder = train_policy(TrainPolicyConfig(model="plan-small", start=str(tmp_path / "plan-nano"), **settings))
+    load = PlanVLMForConditionalGeneration.from_pretrained
+    small, large = load(tmp_path / "plan-nano").state_dict(), load(folder).state_dict()
+    name = "model.language_model.layers.0.self_attn.q_proj.weight"
+    rows, columns = small[name].shape
+    torch.testing.assert_close(large[name][:rows, :columns], small[name], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="`start` must hold a model of the same kind that is not larger"):
+        train_policy(TrainPolicyConfig(model="plan-nano", start=str(folder), **settings | {"resume": False}))
 
 
 @pytest.mark.parametrize(

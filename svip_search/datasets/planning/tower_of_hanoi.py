@@ -57,7 +57,7 @@ class TowerOfHanoi(Family):
 
     def parse(self, task: Task, text: str, depth: int) -> State | None:
         pairs = [integers(part) or [] for part in text.split(" | ")]
-        known = all(len(pair) == 2 and 1 <= min(pair) and max(pair) <= RODS for pair in pairs)
+        known = all(len(pair) == 2 and min(pair) >= 1 and max(pair) <= RODS for pair in pairs)
         return tuple(rod for rod, _ in pairs) if known and len(pairs) == task.grid.rows // 2 else None
 
     def moves(self, task: Task, state: State) -> Iterator[tuple[str, State]]:
