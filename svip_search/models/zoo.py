@@ -52,7 +52,7 @@ def list_models() -> list[ModelCard]:
 
     Example:
         >>> [m.name for m in list_models()]
-        ['puzzle-nano', 'puzzle-tiny', 'plan-nano', 'svip-tiny', 'svip-plan']
+        ['puzzle-nano', 'puzzle-tiny', 'plan-nano', 'plan-small', 'svip-tiny', 'svip-plan']
     """
     cards = []
     for name, (kind, description) in _DESCRIPTIONS.items():
