@@ -655,7 +655,7 @@ def test_one_loop_after_another_leaves_nothing_open():
         client = HttpClient(server.url)
         for _ in range(3):
             asyncio.run(ask(client))  # the loop closes what was opened in it
-        assert sockets() == before
+        assert server.until(lambda _: sockets() == before)  # the server's end closes when it hears of it
         loop = asyncio.new_event_loop()
         loop.run_until_complete(ask(client))
         loop.close()  # without a word to its generators

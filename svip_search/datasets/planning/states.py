@@ -230,8 +230,8 @@ def state_of(question: Question, steps: Sequence[str]) -> Standing | None:
     Example:
         >>> from svip_search.datasets.planning import generate_plan
         >>> plan = generate_plan(seed=1, index=0, families=["tower_of_hanoi"], moves=(3, 3))
-        >>> there = state_of(plan.question, plan.steps[:3])
-        >>> undone = [*plan.steps[:3], f"2 : {plan.steps[2].split(' : ')[1]} : {plan.steps[0].split(' : ')[1]}"]
+        >>> there = state_of(plan.question, plan.steps[:2])
+        >>> undone = [*plan.steps[:2], f"2 : {plan.steps[1].split(' : ')[1]} : {plan.steps[0].split(' : ')[1]}"]
         >>> there.length, there.loop, state_of(plan.question, undone).loop
         (1, False, True)
     """

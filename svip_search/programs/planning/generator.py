@@ -63,7 +63,7 @@ class PlanProgramGenerator:
         >>> blocks = []
         >>> while found := writer.next_blocks(plan.question, plan.image, blocks, 1):
         ...     blocks += found
-        >>> print(blocks[2])
+        >>> print(blocks[1])
         # 1 : 2 > 1
         state_1 = move(state_0, 2, 1)
         state_1
