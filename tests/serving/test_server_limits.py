@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -210,14 +209,13 @@ def test_a_body_that_drips_is_refused(small: str) -> None:
 
 
 def test_a_client_that_does_not_take_its_answer_is_cut_off() -> None:
-    texts = chain(["x" * 30_000_000 + " Answer: 1"], repeat("Answer: 1"))
-    policy = CallablePolicy(lambda question, prefix, n, seed: [next(texts)])
-    app = policy_app(policy, limits=Limits(send_seconds=0.5))
+    policy = CallablePolicy(lambda question, prefix, n, seed: ["x" * 30_000_000 + " Answer: 1"])
+    app = policy_app(policy, limits=Limits(send_seconds=3))  # enough for a client that reads, on a busy machine
     with running(app) as url, raw_socket(url) as connection:
         connection.sendall(post_bytes(CHAT, chat()) * 2)  # the second one waits for the first to be sent
         found = ask(url, CHAT, chat())[1]  # another client is served meanwhile
-        assert found["choices"][0]["message"]["content"] == "Answer: 1"
-        time.sleep(2)
+        assert len(found["choices"][0]["message"]["content"]) > 30_000_000
+        time.sleep(5)
         assert len(until_closed(connection)) < 30_000_000
 
 
