@@ -40,7 +40,7 @@ def test_the_same_numbers_give_the_same_chain() -> None:
 
 def test_a_misread_picture_is_bad_perception_and_makes_what_follows_worthless() -> None:
     misread = [labels for labels in labels_of("misread_start") if labels[0, 2] < 1]
-    assert len(misread) >= 5  # not every picture can be taken for another that makes sense
+    assert len(misread) >= 6  # not every picture can be taken for another that makes sense
     assert all(labels[0, 1] == 1 and labels[-1, 1] == 0 for labels in misread)
     assert sum(labels[1, 2] < 1 for labels in labels_of("misread_goal", "move_box")) >= 6
 

@@ -115,7 +115,11 @@ def _changed(text: str, rng: np.random.Generator, parse: Callable[[str], State |
 
 
 def _misread_start(w: _Writer) -> list[str] | None:
-    found = _changed(w.show(w.task.start), w.rng, lambda text: w.family.parse(w.task, text, 0))
+    def other(text: str) -> State | None:
+        state = w.family.parse(w.task, text, 0)
+        return None if state == w.task.start else state  # words that are no part of the state may have changed
+
+    found = _changed(w.show(w.task.start), w.rng, other)
     if found is None:
         return None
     w.task, w.states = replace(w.task, start=found[1]), [found[1]]
